@@ -1,0 +1,148 @@
+"""The command line. It imports little at the top, for the verifiers' worker processes import it too."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``hone``; returns the exit status: 0, 1 where a check failed, 2 for what the user can mend."""
+    chosen = _parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # models write what no terminal knows
+    _show_notes()
+    try:
+        return chosen.run(chosen)
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        if not _can_be_mended(error):
+            raise
+        print(f"hone: {error}", file=sys.stderr)
+        return 2
+
+
+class _Notes(logging.StreamHandler):
+    """Writes to what is standard error at the moment: the live view stands before it while it draws."""
+
+    stream = property(lambda self: sys.stderr, lambda self, _: None)
+
+
+def _show_notes() -> None:
+    """Show what hone itself logs; the loggers of other libraries are theirs."""
+    notes, logger = _Notes(), logging.getLogger("hone")
+    notes.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    logger.handlers = [notes]
+    logger.setLevel(logging.INFO)
+
+
+def _can_be_mended(error: Exception) -> bool:
+    """Whether it tells the user what to do; anything else is a defect, and shows its traceback."""
+    from hone.collect import VerificationError
+
+    frame = error.__traceback__
+    while frame and frame.tb_next:
+        frame = frame.tb_next
+    ours = frame is not None and frame.tb_frame.f_globals.get("__name__", "").startswith("hone.")
+    return isinstance(error, OSError | VerificationError) or (ours and isinstance(error, ValueError))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("hone", description="Reinforcement learning post-training for language models.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run, help: str, **argument: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=help, description=help)
+        for key, text in argument.items():
+            made.add_argument(key, help=text)
+        made.set_defaults(run=run)
+        return made
+
+    overrides = {
+        "metavar": "key=value",
+        "nargs": "*",
+        "help": "settings over those of the file, such as optimizer.lr=1e-5",
+    }
+    command("train", _train, "Train as a configuration says.", config="a YAML file").add_argument(
+        "overrides", **overrides
+    )
+    command("resume", _resume, "Go on with a run from its newest checkpoint.", folder="the run's folder").add_argument(
+        "overrides", **overrides
+    )
+    command(
+        "check", _check, "Parse a configuration, try its parts on something small, and print what a run will do.",
+        config="a YAML file",
+    ).add_argument("overrides", **overrides)  # fmt: skip
+    command("plot", _plot, "Draw the curves of a run into its folder.", folder="the run's folder").add_argument(
+        "--output", type=Path, help="the PNG to write; by default curves.png in the folder"
+    )
+    command("schema", _schema, "Print a JSON schema of configurations, for editors.")
+    return parser
+
+
+def _train(chosen: argparse.Namespace) -> int:
+    from hone.config import load_config
+
+    return _fit(load_config(chosen.config, chosen.overrides), resume=False)
+
+
+def _resume(chosen: argparse.Namespace) -> int:
+    from hone.config import load_config
+
+    folder = Path(chosen.folder)
+    if not (folder / "config.yaml").is_file():
+        raise FileNotFoundError(f"{folder} is not the folder of a run: it has no config.yaml")
+    config = load_config(folder / "config.yaml", chosen.overrides)
+    config.folder = chosen.folder  # where it is now
+    return _fit(config, resume=True)
+
+
+def _fit(config, *, resume: bool) -> int:
+    from hone.report.story import story
+    from hone.trainer import Trainer
+
+    _quiet_libraries()
+    run = Trainer.from_config(config).fit(resume=resume)
+    print(story(run))
+    return 0
+
+
+def _check(chosen: argparse.Namespace) -> int:
+    from hone.check import check
+    from hone.config import load_config
+
+    _quiet_libraries()
+    return 0 if check(load_config(chosen.config, chosen.overrides)) else 1
+
+
+def _plot(chosen: argparse.Namespace) -> int:
+    from hone.report.run import Run
+
+    print(Run(chosen.folder).plot(chosen.output))
+    return 0
+
+
+def _schema(chosen: argparse.Namespace) -> int:
+    from hone.schema import json_schema
+
+    print(json.dumps(json_schema(), indent=2))
+    return 0
+
+
+def _quiet_libraries() -> None:
+    """No progress bars beside the live view."""
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,186 @@
+"""A run as one object, from YAML or from Python; the keys of the YAML are the fields of :class:`Config`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+
+from hone import document, seats
+from hone.build import build, describe, describe_settings, make
+from hone.registry import DOTTED, ConfigError, is_name
+from hone.seats import SamplingParams
+from hone.sections import CheckpointConfig, EvalConfig, OptimizerConfig, UpdateConfig, VerificationConfig
+
+_NEED_SIBLINGS = {"zscore", "centred", "leave_one_out", "batch_whitened", "informative"}
+"""Advantages and gates that compare a trajectory with others of its group."""
+
+
+def _named(room: str, name: str) -> Any:
+    """A default that is built when it is needed, so that nothing is imported for it before."""
+    return Field(default_factory=lambda: build(room, name), json_schema_extra={"default": name})
+
+
+class Config(BaseModel):
+    """A run. Every part may be given as an object or as in YAML: a name, or a mapping of a name to settings.
+
+    Building one is cheap: weights and data are loaded by the trainer. Relative paths in it are relative to the working
+    directory, not to the file.
+
+    Attributes:
+        model: What is trained. A folder or hub name means ``{causal_lm: {path: ...}}``.
+        tasks: Where questions come from.
+        verifier: Judges the answers.
+        environment: How a task is played.
+        sampler: Draws completions.
+        sampling: How training samples.
+        steps: Rounds of sampling and updating.
+        prompts: Groups that a step trains on.
+        siblings: Trajectories per group.
+        max_rounds: Rounds of sampling in which a step may replace groups that the gate dropped (DAPO's dynamic
+            sampling); 1 trains on what the first one gave.
+        advantage: Gives credit to trajectories from their rewards.
+        gate: Which groups are kept.
+        shapers: Change rewards or withdraw trajectories of kept groups, in this order.
+        objective: The loss.
+        optimizer: AdamW.
+        update: How the groups of a step become optimiser steps.
+        verification: Worker processes for the verifiers.
+        eval: Evaluations by name.
+        hooks: Further actions between steps, in this order; ``log`` or ``live`` among them replaces the usual one.
+        checkpoint: When the whole run is saved.
+        folder: Of the run; by default a new ``runs/<name of the file>-<n>``.
+        seed: Of sampling and of the update; task sources have a seed of their own.
+        device: "auto", "cpu", "cuda", "cuda:1", "mps".
+    """
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+
+    model: seats.Policy
+    tasks: seats.TaskSource
+    verifier: seats.Verifier
+    environment: seats.Environment = _named("environment", "single_turn")
+    sampler: seats.Sampler = _named("sampler", "native")
+    sampling: SamplingParams = Field(default_factory=SamplingParams)
+    steps: int = Field(100, ge=0)
+    prompts: int = Field(8, ge=1)
+    siblings: int = Field(8, ge=1)
+    max_rounds: int = Field(1, ge=1)
+    advantage: seats.Advantage = _named("advantage", "zscore")
+    gate: seats.Gate = _named("gate", "informative")
+    shapers: list[seats.Shaper] = Field(default_factory=list)
+    objective: seats.Objective = _named("objective", "policy_gradient")
+    optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
+    update: UpdateConfig = Field(default_factory=UpdateConfig)
+    verification: VerificationConfig = Field(default_factory=VerificationConfig)
+    eval: dict[Annotated[str, Field(pattern=r"^\w[\w+-]*$")], EvalConfig] = Field(default_factory=dict)
+    hooks: list[seats.Hook] = Field(default_factory=list)
+    checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
+    folder: str | None = None
+    seed: int = 0
+    device: str = "auto"
+
+    _source: Path | None = PrivateAttr(None)
+
+    def __init__(self, /, **values: Any) -> None:
+        if "model" in values:
+            values["model"] = _long_model(values["model"])
+        make(type(self), values, construct=super().__init__)
+        if conflicts := list(self._conflicts()):
+            raise ConfigError(conflicts)
+        greedy = replace(self.sampling, temperature=0.0)
+        self.eval = {name: replace(part, sampling=part.sampling or greedy) for name, part in self.eval.items()}
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Config) and self.__dict__ == other.__dict__  # wherever the two were read from
+
+    def dump(self) -> str:
+        """YAML of all settings, defaults included; it loads to an equal config."""
+        return document.write(describe_settings(self))
+
+    def run_folder(self) -> Path:
+        """Where a new run writes: ``folder``, or else the first ``runs/<name of the file>-<n>`` that is free."""
+        if self.folder is not None:
+            return Path(self.folder)
+        stem = self._source.stem if self._source else "run"
+        return next(path for n in count(1) if not (path := Path("runs", f"{stem}-{n}")).exists())
+
+    def run_hooks(self) -> list[seats.Hook]:
+        """Every hook of the run, in the order of their calls.
+
+        Those of ``hooks`` come first, for they may add metrics or stop the run. The evaluations follow, then the log,
+        which writes down what all of these measured, the checkpoints, which must not be ahead of it, and the view.
+        """
+        evaluations = [build("hook", {"evaluate": {"name": name, **vars(part)}}) for name, part in self.eval.items()]
+        saving = {"every": self.checkpoint.every, "at_end": self.checkpoint.at_end}
+        usual = [build("hook", spec) for spec in ("log", {"checkpoint": saving}, "live")]
+        given = {type(hook): hook for hook in self.hooks}
+        others = [hook for hook in self.hooks if type(hook) not in map(type, usual)]
+        return [*others, *evaluations, *(given.get(type(hook), hook) for hook in usual)]
+
+    def _conflicts(self) -> Iterator[str]:
+        """What is wrong between fields, though each is right by itself."""
+        sampling = self.sampling
+        if sampling.temperature == 0:
+            yield "sampling.temperature = 0: greedy siblings are all alike and teach nothing; only eval may be greedy"
+        if sampling.seed:
+            yield f"sampling.seed = {sampling.seed}: is derived for each sample; set seed, that of the run"
+        if sampling.truncated:
+            yield (
+                "sampling: top_p, top_k and min_p bias the ratio of training, whose probabilities are of the whole "
+                "vocabulary; set them only in the sampling of eval"
+            )
+        if getattr(self.sampler, "processors", None):
+            yield "sampler.processors: they change the distribution that is sampled, which biases the ratio of training"
+        for field in ("advantage", "gate"):
+            spec = describe(getattr(self, field))
+            name = spec if isinstance(spec, str) else next(iter(spec))
+            if self.siblings < 2 and name in _NEED_SIBLINGS:
+                yield f"siblings = {self.siblings}: {field} {name} compares siblings, so it needs at least 2"
+        if self.update.minibatches > self.prompts:
+            yield f"update.minibatches = {self.update.minibatches}: should be at most prompts ({self.prompts})"
+        for name, part in self.eval.items():
+            if part.tasks is self.tasks:
+                yield f"eval.{name}.tasks: is the very object that training reads from; build another"
+
+
+def load_config(path: str | Path, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Config:
+    """Read a YAML file.
+
+    Args:
+        path: The file.
+        overrides: ``"sampling.temperature=0.7"`` with a value in YAML, or a mapping of such paths to values.
+
+    Raises:
+        ConfigError: With every problem, each with its YAML path.
+    """
+    try:
+        data = document.read_mapping(path)
+        for where, value in document.pairs(overrides):
+            if where.startswith("model."):
+                data["model"], where = _long_model(data.get("model")), _long_path(where)
+            document.put(data, where, value)
+        config = Config(**data)
+    except ConfigError as error:
+        error.source = path
+        raise
+    config._source = Path(path)
+    return config
+
+
+def _long_model(spec: Any) -> Any:
+    """A path alone, or causal_lm's settings alone, as the spec of a causal_lm."""
+    if isinstance(spec, str) and not is_name("policy", spec):
+        return {"causal_lm": {"path": spec}}
+    return {"causal_lm": spec} if isinstance(spec, Mapping) and "path" in spec else spec
+
+
+def _long_path(where: str) -> str:
+    """``model.lora.rank`` as ``model.causal_lm.lora.rank``."""
+    rest = where.removeprefix("model.")
+    named = DOTTED.match(rest) or is_name("policy", rest.partition(".")[0])
+    return where if named else f"model.causal_lm.{rest}"

@@ -1,0 +1,33 @@
+"""Trajectories as rows of a file: the one format of ``rollouts.jsonl`` and of the evaluations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from hone.types import Group, Trajectory
+
+
+def rows(step: int, groups: Sequence[Group], kept: Sequence[bool]) -> Iterator[dict[str, Any]]:
+    """One row for each trajectory, in the order of play. The prompt is in the segments."""
+    for index, (group, trained) in enumerate(zip(groups, kept, strict=True)):
+        for sibling, trajectory in enumerate(group):
+            place = {"step": step, "task": trajectory.task.id, "group": index, "sibling": sibling, "kept": trained}
+            yield place | _outcome(trajectory)
+
+
+def _outcome(trajectory: Trajectory) -> dict[str, Any]:
+    return {
+        "agent": trajectory.agent,
+        "reward": trajectory.reward,
+        "parts": trajectory.scores,
+        "advantage": trajectory.advantage,
+        "stop": trajectory.stop,
+        "version": trajectory.version,
+        "error": trajectory.error,
+        "segments": [
+            {"name": s.name, "source": s.source, "train": s.train, "text": s.text, "tokens": len(s)}
+            for s in trajectory.segments
+        ],
+        "answer": trajectory.task.answer,
+    }

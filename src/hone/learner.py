@@ -1,0 +1,169 @@
+"""The update: from judged groups to new weights."""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import torch
+
+from hone import collate
+from hone.keys import key
+from hone.seats import Objective, Policy, Reference
+from hone.sections import OptimizerConfig, UpdateConfig
+from hone.types import Batch, Group, Loss
+
+log = logging.getLogger("hone")
+
+
+class Meter:
+    """Sums (sum, count) metrics over micro-batches; names that end in "/max" keep the largest."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, tuple[float, float]] = {}
+
+    def add(self, name: str, value: float, count: float) -> None:
+        """Count ``value`` in."""
+        if math.isnan(value):
+            value = math.inf if name.endswith("/max") else value  # max() would drop it
+        total, seen = self.sums.get(name, (-math.inf if name.endswith("/max") else 0.0, 0.0))
+        self.sums[name] = (max(total, value) if name.endswith("/max") else total + value, seen + count)
+
+    def means(self) -> dict[str, float]:
+        """Every metric so far; those with nothing counted are left out."""
+        return {
+            name: total if name.endswith("/max") else total / count
+            for name, (total, count) in self.sums.items()
+            if count
+        }
+
+
+class Learner:
+    """Owns the optimiser; ``update`` is one training step.
+
+    Args:
+        policy: Loaded.
+        objective: Gives each micro-batch's loss as a sum and its weight.
+        optimizer: Settings.
+        update: Settings.
+        steps: Of the run, for the schedule.
+        temperature: Of sampling.
+        seed: Of the order of mini-batches within an epoch.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        objective: Objective,
+        optimizer: OptimizerConfig,
+        update: UpdateConfig,
+        *,
+        steps: int,
+        temperature: float,
+        seed: int = 0,
+    ) -> None:
+        from transformers import get_scheduler
+
+        self.policy, self.objective, self.settings = policy, objective, update
+        self.temperature, self.seed = temperature, seed
+        self.max_grad_norm = optimizer.max_grad_norm
+        self.optimizer = torch.optim.AdamW(
+            policy.parameters(),
+            lr=optimizer.lr,
+            betas=optimizer.betas,
+            eps=optimizer.eps,
+            weight_decay=optimizer.weight_decay,
+            fused=True,
+        )
+        schedule = "constant_with_warmup" if optimizer.schedule == "constant" else optimizer.schedule
+        self.scheduler = get_scheduler(schedule, self.optimizer, optimizer.warmup_steps, steps)
+
+    def update(self, groups: Sequence[Group], step: int) -> dict[str, float]:
+        """Train on the groups, and return the means of the objective's metrics over all micro-batches."""
+        for group in groups:
+            if any(t.advantage is None for t in group if t.trained and t.reward is not None):
+                raise ValueError(f"task {group.task.id!r}: a judged trajectory has no advantage; who writes it?")
+        meter = Meter()
+        minibatches = self._minibatches(groups)
+        on_policy = len(minibatches) * self.settings.epochs == 1
+        if not on_policy:
+            for batch in (batch for mini in minibatches for batch in mini):
+                batch.old_logprobs = self._score(batch)
+        for epoch in range(self.settings.epochs):
+            for mini in sorted(range(len(minibatches)), key=lambda i: key(self.seed, step, epoch, i)):
+                self._step(minibatches[mini], meter)
+        metrics = meter.means() | {"lr": self.scheduler.get_last_lr()[0]}
+        with warnings.catch_warnings():  # a step without signal is one of the run all the same, though nothing stepped
+            warnings.simplefilter("ignore", UserWarning)
+            self.scheduler.step()
+        return metrics
+
+    def annotate(self, groups: Sequence[Group], reference: Reference) -> None:
+        """Write the reference's log-probabilities into the trained segments."""
+        trajectories = [trajectory for group in groups for trajectory in group]
+        for batch in self._batches(groups):
+            for index, values in collate.spread(reference.score(batch).logprobs, batch).items():
+                rest = iter(values)
+                trajectories[index].segments = [
+                    replace(s, reference_logprobs=tuple(next(rest) for _ in s.actions)) if s.train else s
+                    for s in trajectories[index].segments
+                ]
+
+    def _minibatches(self, groups: Sequence[Group]) -> list[list[Batch]]:
+        parts = self.settings.minibatches
+        cuts = [len(groups) * i // parts for i in range(parts + 1)]
+        return [batches for a, b in pairwise(cuts) if (batches := self._batches(groups[a:b]))]
+
+    def _batches(self, groups: Sequence[Group]) -> list[Batch]:
+        tokens = self.settings.tokens
+        laid = collate.rows(groups, shares_context=self.policy.shares_context, tokens=tokens)
+        return [
+            collate.batch(rows, self.policy.encode, temperature=self.temperature)
+            for rows in collate.micro_batches(laid, tokens)
+        ]
+
+    @torch.no_grad()
+    def _score(self, batch: Batch) -> torch.Tensor:
+        return self.policy.score(batch).logprobs
+
+    def _step(self, micro_batches: Sequence[Batch], meter: Meter) -> None:
+        """One optimiser step: sum gradients over micro-batches, divide once by the summed weight."""
+        total = weight = 0.0
+        for batch in micro_batches:
+            loss: Loss = self.objective(self.policy, batch)
+            loss.total.backward()
+            total, weight = total + float(loss.total.detach()), weight + loss.weight
+            for name, (value, count) in loss.metrics.items():
+                meter.add(name, value, count)
+        parameters = [p for p in self.policy.parameters() if p.grad is not None]
+        if weight:
+            for parameter in parameters:
+                parameter.grad.div_(weight)
+            norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm))
+            meter.add("loss", total / weight, 1)
+            meter.add("grad_norm", norm, 1)
+            meter.add("update/skipped", float(not math.isfinite(norm)), 1)
+            if math.isfinite(norm):
+                self.optimizer.step()
+                self.policy.advance()
+            else:
+                log.warning("an optimiser step was skipped: the norm of its gradient is %s", norm)
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Optimiser and schedule."""
+        return {"optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over moments and progress; the settings (learning rate, decay, schedule) stay those of this run."""
+        groups, bases = self.optimizer.state_dict()["param_groups"], self.scheduler.base_lrs
+        self.optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": groups})
+        self.scheduler.load_state_dict(state["scheduler"] | {"base_lrs": bases})
+        for group, base, factor in zip(self.optimizer.param_groups, bases, self.scheduler.lr_lambdas, strict=True):
+            group["lr"] = base * factor(self.scheduler.last_epoch)
+        self.scheduler._last_lr = [group["lr"] for group in self.optimizer.param_groups]

@@ -1,0 +1,265 @@
+"""Any decoder-only language model of transformers as a policy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from hone import masks
+from hone.policies import head, layout
+from hone.policies.adapters import LoRA
+from hone.policies.chat import ChatRenderer
+from hone.policies.master import MasterWeights
+from hone.policies.reference import FrozenLM
+from hone.policies.weights import locate
+from hone.seats import Row, settings
+from hone.types import Batch, Scores, Segment
+
+
+@settings
+class CausalLM:
+    """A causal language model from transformers, fully fine-tuned or with LoRA.
+
+    Attributes:
+        path: A folder, a hub name, or "smollm2-135m".
+        dtype: Of computation. Trainable weights are kept in float32 beside it; "auto" is bfloat16 where the device
+            computes it natively, else float32.
+        lora: Adapters instead of a full fine-tune.
+        gradient_checkpointing: Recompute each layer in the backward pass: less memory, a third more time.
+        share_context: Compute a context once for all siblings (a tree mask); falls back by itself for models that do
+            not honour such a mask.
+        head_memory_mb: Memory for the pieces of logits, in MiB; full logits never exist.
+        random_weights: Ignore the saved weights and initialise from this seed (for tests and benchmarks).
+    """
+
+    path: str
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    lora: LoRA | None = None
+    gradient_checkpointing: bool = False
+    share_context: bool = True
+    head_memory_mb: int = Field(256, ge=1)
+    random_weights: int | None = None
+
+    model: Any = field(default=None, init=False, repr=False, compare=False)
+    renderer: Any = field(default=None, init=False, repr=False, compare=False)
+    device: Any = field(default=None, init=False, repr=False, compare=False)
+    version: int = field(default=0, init=False, repr=False, compare=False)
+    takes_masks: bool = field(default=False, init=False, repr=False, compare=False)
+    masters: Any = field(default=None, init=False, repr=False, compare=False)
+
+    def load(self, device: torch.device) -> None:
+        """Load weights and tokenizer onto ``device``, and check that this model computes as hone expects.
+
+        Raises:
+            FileNotFoundError: If the weights are not here.
+            ValueError: If the model changes its logits in a way that hone does not know.
+        """
+        from transformers import AutoTokenizer
+
+        where = locate(self.path)
+        self.device = torch.device(device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.random_weights or 0)  # of adapters too, so that a run can be repeated
+            self.model = self._read(where)
+            if self.lora:
+                self.model = self.lora.wrap(self.model)
+        generation = getattr(self.model, "generation_config", None)
+        stop = getattr(generation, "eos_token_id", None)
+        stop = [] if stop is None else stop if isinstance(stop, list) else [stop]
+        self.renderer = ChatRenderer(AutoTokenizer.from_pretrained(where), stop)
+        self.model.to(self.device).eval()
+        if self.gradient_checkpointing:
+            _recompute_layers(self.model)
+        self.masters = MasterWeights(self.model)
+        self._check_head()
+        self.takes_masks = self._honours_masks()
+
+    def _read(self, where: str) -> nn.Module:
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        dtype = _dtype(self.dtype, self.device)
+        if self.random_weights is None:
+            return AutoModelForCausalLM.from_pretrained(where, dtype=dtype)
+        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(where), dtype=dtype)
+
+    def miniature(self, folder: Path) -> CausalLM:
+        """The same architecture and tokenizer with two layers of random weights, written to ``folder``."""
+        from transformers import AutoConfig, AutoTokenizer
+
+        where = locate(self.path)
+        config = AutoConfig.from_pretrained(where)
+        text = config.get_text_config()
+        text.num_hidden_layers = min(2, text.num_hidden_layers)
+        if getattr(text, "layer_types", None):
+            text.layer_types = text.layer_types[: text.num_hidden_layers]
+        config.save_pretrained(folder)
+        AutoTokenizer.from_pretrained(where).save_pretrained(folder)
+        return replace(self, path=str(folder), random_weights=0, dtype="float32")
+
+    @property
+    def shares_context(self) -> bool:
+        """Whether a row may hold several branches behind one context."""
+        return self.share_context and self.takes_masks
+
+    @property
+    def causal_lm(self) -> nn.Module:
+        """The transformers model, inside the adapters if there are any."""
+        return self.model.get_base_model() if self.lora else self.model
+
+    @property
+    def backbone(self) -> nn.Module:
+        """Everything below the head."""
+        return self.causal_lm.get_decoder()
+
+    @property
+    def text_config(self) -> Any:
+        """The configuration of the text model."""
+        return self.causal_lm.config.get_text_config()
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """``[N, D] -> [N, V]``: the head, with the scaling and soft-capping that some models put behind it."""
+        output = self.causal_lm.get_output_embeddings()
+        logits = output(hidden.to(output.weight.dtype))
+        config = self.text_config
+        if scale := getattr(config, "logit_scale", None):
+            logits = logits * scale
+        if scaling := getattr(config, "logits_scaling", None):
+            logits = logits / scaling
+        if cap := getattr(config, "final_logit_softcapping", None):
+            logits = cap * torch.tanh(logits.float() / cap)
+        return logits
+
+    def encode(self, rows: Sequence[Row]) -> dict[str, Tensor]:
+        """Lay rows out as ``[B, T]`` tensors; see :mod:`hone.policies.layout`."""
+        return layout.encode(rows, self.device)
+
+    def score(self, batch: Batch) -> Scores:
+        """Log-probabilities and entropies of the batch's masked steps, by the weights as they are now."""
+        inputs = batch.inputs
+        hidden = self._hidden(inputs)
+        rows, steps = batch.mask.nonzero(as_tuple=True)
+        selected = hidden[rows, inputs["previous"][rows, steps]]
+        targets = inputs["input_ids"][rows, steps]
+        chunk = head.chunk_size(self.text_config.vocab_size, self.head_memory_mb)
+        log_probs, entropy = head.chunked(self.logits, selected, targets, batch.temperature, chunk=chunk)
+        empty = log_probs.new_zeros(batch.mask.shape)
+        return Scores(*(empty.index_put((rows, steps), values) for values in (log_probs, entropy)))
+
+    def _hidden(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        branch, positions = inputs["branch"], inputs["position_ids"]
+        mask = None
+        if branch.max() > 1:  # otherwise plain causal attention is right: padding comes last and is seen by nobody
+            mask = masks.by_layer(self.text_config, masks.tree(branch), positions, positions)
+        return self.backbone(
+            input_ids=inputs["input_ids"], position_ids=positions, attention_mask=mask, use_cache=False
+        ).last_hidden_state
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The trainable weights in float32."""
+        return self.masters.parameters()
+
+    def advance(self) -> None:
+        """Put updated weights into effect."""
+        self.masters.publish()
+        self.version += 1
+
+    def frozen_copy(self) -> FrozenLM:
+        """The policy as it is now; with LoRA, the base model, which costs no memory."""
+        return FrozenLM(self)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The trainable weights in float32."""
+        return self.masters.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over trainable weights."""
+        self.masters.load_state_dict(state)
+
+    def save(self, folder: Path) -> None:
+        """Write a folder that ``AutoModelForCausalLM.from_pretrained`` and ``AutoTokenizer`` load as it is."""
+        self.renderer.tokenizer.save_pretrained(folder)
+        if self.lora:
+            self.lora.write(self.model, folder)
+        else:
+            self.model.save_pretrained(folder)
+
+    @torch.no_grad()
+    def _check_head(self) -> None:
+        """The head in pieces must equal the model's own logits."""
+        ids = torch.arange(1, 9, device=self.device)[None] % self.text_config.vocab_size
+        own = self.causal_lm(input_ids=ids, use_cache=False).logits[0].float()
+        ours = self.logits(self.backbone(input_ids=ids, use_cache=False).last_hidden_state[0]).float()
+        if (own.log_softmax(-1) - ours.log_softmax(-1)).abs().max() > self._tolerance:
+            raise ValueError(
+                f"model: {self.path!r} ({type(self.causal_lm).__name__}) changes its logits after the output embedding "
+                "in a way that hone does not know; its log-probabilities would be wrong"
+            )
+
+    @torch.no_grad()
+    def _honours_masks(self) -> bool:
+        """Whether two branches in one row score as they do in rows of their own."""
+        if self.causal_lm._is_stateful:  # a recurrence sees every step before, whatever the mask says
+            return False
+        size = self.text_config.vocab_size
+        context, *branches = (
+            Segment("probe", "policy", tuple((7 * i + j) % size for i in range(3, 8)), train=j > 0) for j in range(3)
+        )
+
+        def score(*branches: Segment) -> Tensor:
+            row = Row([context], [[b] for b in branches], list(range(len(branches))), 0, [0.0] * len(branches))
+            inputs = self.encode([row])
+            mask = inputs["branch"] > 0
+            nothing = torch.zeros_like(mask, dtype=torch.float32)
+            scores = self.score(Batch(inputs, mask, nothing, nothing, mask.long(), mask.long()))
+            return scores.logprobs[mask]
+
+        apart = torch.cat([score(branch) for branch in branches])
+        try:
+            together = score(*branches)
+        except torch.OutOfMemoryError:
+            raise
+        except (TypeError, ValueError, RuntimeError, KeyError, AttributeError):
+            return False
+        return bool((together - apart).abs().max() < self._tolerance)
+
+    @property
+    def _tolerance(self) -> float:
+        """Between log-probabilities that are computed in two ways, nats."""
+        return 1e-3 if self.model.dtype == torch.float32 else 0.25
+
+
+def _recompute_layers(model: nn.Module) -> None:
+    """Give up each layer's activations and recompute them in the backward pass.
+
+    Transformers' own switch works in training mode only, where some models draw dropout. A bound method in a partial
+    follows its layer when the model is copied.
+    """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    for layer in model.modules():
+        if isinstance(layer, GradientCheckpointingLayer):
+            layer.forward = partial(_recompute, layer.forward)
+
+
+def _recompute(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    if not torch.is_grad_enabled():
+        return forward(*args, **kwargs)
+    return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    if name != "auto":
+        return getattr(torch, name)
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:  # without the instructions, bfloat16 on a CPU is emulated and slower than float32
+        native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    return torch.bfloat16 if native else torch.float32

@@ -1,0 +1,237 @@
+"""The embedded sampler: a decode loop over the policy's own weights, with no engine beside it.
+
+Contexts are computed once and branched to their siblings; a finished sequence leaves the batch at once and a waiting
+one takes its slot; each token's noise is keyed by (seed, position), so a sample does not depend on its neighbours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from transformers.cache_utils import DynamicCache
+
+from hone import masks
+from hone.samplers.draw import Rules, draw
+from hone.samplers.slots import GROW, Prefix, Slots
+from hone.seats import Processor, SamplingParams, settings
+from hone.types import Completion, Segment, Stop
+
+
+@dataclass(eq=False)
+class Request:
+    """One sequence, from its context to its last token."""
+
+    context: tuple[int, ...]
+    params: SamplingParams
+    done: asyncio.Future[Completion]
+    version: int
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+
+    @property
+    def length(self) -> int:
+        """Steps in the cache before the coming one: all but the newest token."""
+        return len(self.context) + len(self.tokens) - 1
+
+
+@settings
+class NativeSampler:
+    """Samples from the policy's weights in place; any attention-only causal model of transformers.
+
+    Attributes:
+        max_sequences: Most sequences decoded together; the others wait for a slot.
+        prefill_tokens: Most context tokens computed in one pass.
+        processors: Change the logits before each draw.
+    """
+
+    max_sequences: int = Field(64, ge=1)
+    prefill_tokens: int = Field(4096, ge=1)
+    processors: list[Processor] = field(default_factory=list)
+
+    renderer: Any = field(default=None, init=False, repr=False, compare=False)
+    _policy: Any = field(default=None, init=False, repr=False, compare=False)
+    _waiting: deque[Request] = field(default_factory=deque, init=False, repr=False, compare=False)
+    _running: list[Request] = field(default_factory=list, init=False, repr=False, compare=False)
+    _prefixes: dict[tuple[int, ...], Prefix] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _slots: Slots | None = field(default=None, init=False, repr=False, compare=False)
+    _rules: Rules | None = field(default=None, init=False, repr=False, compare=False)
+    _driver: Any = field(default=None, init=False, repr=False, compare=False)
+
+    def sync(self, policy: Any) -> None:
+        """Bind the policy; its weights are read where they are, so later updates need no copy.
+
+        Raises:
+            ValueError: If the policy's model cannot be decoded with an explicit attention mask.
+        """
+        if not getattr(policy, "takes_masks", False):
+            raise ValueError("sampler: the native sampler needs a model whose layers are all attention")
+        self._policy, self.renderer = policy, policy.renderer
+
+    def close(self) -> None:
+        """Forget the policy; sequences under way fail."""
+        self._policy = None
+
+    async def sample(self, context: Sequence[Segment], params: SamplingParams) -> Completion:
+        """Continue ``context`` until a stop token, a stop string or ``max_tokens``."""
+        actions = tuple(action for segment in context for action in segment.actions)
+        if not actions:
+            raise ValueError("sampler: the context is empty; there is nothing to continue")
+        if self._policy is None:
+            raise RuntimeError("sampler: there is no policy; call sync(policy) first")
+        loop = asyncio.get_running_loop()
+        if self._driver is None or self._driver.done() or self._driver.get_loop() is not loop:
+            self._forget()  # what a loop that was stopped midway has left
+            self._driver = loop.create_task(self._drive())
+        request = Request(actions, params, loop.create_future(), self._policy.version)
+        self._waiting.append(request)
+        return await request.done  # whoever cancels this cancels the future, and the driver drops the request
+
+    async def _drive(self) -> None:
+        """Decode until nobody waits; an error goes to everybody who does."""
+        try:
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # let siblings and other groups line up, so that the first prefill serves them all
+            while self._waiting or self._running:
+                with torch.inference_mode():
+                    self._enter()
+                    self._decode()
+                await asyncio.sleep(0)
+        except Exception as error:
+            for request in (*self._waiting, *self._running):
+                if not request.done.done():
+                    request.done.set_exception(error)
+        finally:
+            for request in (*self._waiting, *self._running):
+                request.done.cancel()  # does nothing to those that have their error
+            self._forget()
+
+    def _forget(self) -> None:
+        self._waiting.clear()
+        self._prefixes.clear()
+        self._running, self._slots, self._rules = [], None, None
+
+    def _decode(self) -> None:
+        """Give each running sequence its next token."""
+        if not self._running:
+            return
+        device = self._policy.device
+        positions = torch.tensor([request.length for request in self._running], device=device)
+        tokens = torch.tensor([request.tokens[-1] for request in self._running], device=device)
+        self._slots.aim(positions)
+        queries, keys = positions[:, None], torch.arange(self._slots.width, device=device)[None]
+        allowed = queries[:, :, None] >= keys[:, None, :]
+        hidden = self._policy.backbone(
+            input_ids=tokens[:, None],
+            position_ids=positions[:, None],
+            attention_mask=masks.by_layer(self._policy.text_config, allowed, queries, keys),
+            past_key_values=self._slots.cache,
+            use_cache=True,
+        ).last_hidden_state
+        self._rules = self._rules or Rules.stack([r.params for r in self._running], device)
+        self._extend(self._running, self._policy.logits(hidden[:, 0]), self._rules)
+
+    def _extend(self, requests: Sequence[Request], logits: Tensor, rules: Rules) -> None:
+        """Draw each request's next token; those that it finishes leave."""
+        for processor in self.processors:
+            logits = processor([request.tokens for request in requests], logits)
+        position = torch.tensor([len(request.tokens) for request in requests], device=rules.seed.device)
+        tokens, logprobs = draw(logits, rules, position)
+        for request, token, logprob in zip(requests, tokens.tolist(), logprobs.tolist(), strict=True):
+            request.tokens.append(token)
+            request.logprobs.append(logprob)
+        self._leave()
+
+    def _leave(self) -> None:
+        """Answer finished requests and drop cancelled ones; the last running sequence moves into a freed slot."""
+        for slot in reversed(range(len(self._running))):
+            request = self._running[slot]
+            stop = self._stop(request)
+            if stop is None and not request.done.cancelled():
+                continue
+            if not request.done.done():
+                request.done.set_result(self._completion(request, stop))
+            last = self._running.pop()
+            if last is not request:
+                self._running[slot] = last
+                self._slots.move(len(self._running), slot, last.length)
+            self._rules = None
+
+    def _stop(self, request: Request) -> Stop | None:
+        if request.tokens[-1] in self.renderer.stop_tokens:
+            return "eos"
+        if request.params.stop:
+            # A token has at least one byte or ends a character, so this tail holds any stop string that just ended.
+            tail = self.renderer.decode(request.tokens[-4 * max(map(len, request.params.stop)) :])
+            if any(string in tail for string in request.params.stop):
+                return "stop"
+        return "length" if len(request.tokens) >= request.params.max_tokens else None
+
+    def _completion(self, request: Request, stop: Stop) -> Completion:
+        segment = Segment(
+            "response",
+            "policy",
+            tuple(request.tokens),
+            tuple(request.logprobs),
+            self.renderer.decode(request.tokens),
+            train=True,
+        )
+        return Completion((segment,), stop, request.version)
+
+    def _enter(self) -> None:
+        """Give free slots to waiting requests, and each of them its first token."""
+        entering = []
+        while self._waiting and len(self._running) + len(entering) < self.max_sequences:
+            request = self._waiting.popleft()
+            if not request.done.cancelled():
+                entering.append(request)
+        if not entering:
+            return
+        first = len(self._running)
+        self._running += entering  # at once, so that an error reaches them
+        self._rules = None
+        self._prefill({request.context for request in entering} - self._prefixes.keys())
+        prefixes = [self._prefixes[request.context] for request in entering]
+        if self._slots is None:
+            count = min(self.max_sequences, len(entering) + len(self._waiting))
+            length = max(prefix.length for prefix in prefixes) + GROW
+            self._slots = Slots(count, length, like=prefixes[0].layers)
+        self._slots.ensure(len(self._running))
+        for slot, prefix in enumerate(prefixes, start=first):
+            self._slots.fill(slot, prefix)
+        wanted = {request.context for request in self._waiting}
+        self._prefixes = {context: p for context, p in self._prefixes.items() if context in wanted}
+        logits = torch.stack([prefix.logits for prefix in prefixes])
+        self._extend(entering, logits, Rules.stack([r.params for r in entering], logits.device))
+
+    def _prefill(self, contexts: set[tuple[int, ...]]) -> None:
+        """Compute distinct contexts, those of similar length together."""
+        batch: list[tuple[int, ...]] = []
+        for context in sorted(contexts, key=lambda context: (len(context), context)):
+            if batch and len(context) * (len(batch) + 1) > self.prefill_tokens:
+                self._prefill_batch(batch)
+                batch = []
+            batch.append(context)
+        if batch:
+            self._prefill_batch(batch)
+
+    def _prefill_batch(self, contexts: list[tuple[int, ...]]) -> None:
+        device, width = self._policy.device, len(contexts[-1])
+        ids = torch.tensor([[*context, *[0] * (width - len(context))] for context in contexts], device=device)
+        cache = DynamicCache()
+        hidden = self._policy.backbone(
+            input_ids=ids,  # padding comes last, where a causal model does not look at it
+            position_ids=torch.arange(width, device=device).expand(len(contexts), -1),
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
+        ends = torch.tensor([len(context) - 1 for context in contexts], device=device)
+        logits = self._policy.logits(hidden[torch.arange(len(contexts), device=device), ends])
+        for row, context in enumerate(contexts):
+            self._prefixes[context] = Prefix(cache, row, len(context), logits[row])

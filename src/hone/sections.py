@@ -1,0 +1,102 @@
+"""The sections of a configuration: settings of the loop itself, where there is no implementation to choose."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from hone.seats import SamplingParams, TaskSource, Verifier, settings
+
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
+@settings
+class OptimizerConfig:
+    """AdamW, and the course of its learning rate.
+
+    Attributes:
+        lr: Learning rate after the warm-up.
+        schedule: Its course from there to the last step.
+        warmup_steps: Steps of the run in which the learning rate rises linearly from 0.
+        weight_decay: Decoupled, on all trained weights.
+        betas: Decay of the running mean of the gradient, and of its square.
+        eps: Added to the root of the second.
+        max_grad_norm: Gradients are scaled down to this norm.
+    """
+
+    lr: float = Field(1e-6, gt=0)
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup_steps: int = Field(0, ge=0)
+    weight_decay: float = Field(0.0, ge=0)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
+    eps: float = Field(1e-8, gt=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+
+
+@settings
+class UpdateConfig:
+    """How the groups of a step become optimiser steps.
+
+    Attributes:
+        minibatches: Optimiser steps per pass over the groups; with one pass and one of these, training is on-policy.
+        epochs: Passes.
+        tokens: Most tokens of a micro-batch, padding included. Only memory and speed depend on it.
+    """
+
+    minibatches: int = Field(1, ge=1)
+    epochs: int = Field(1, ge=1)
+    tokens: int = Field(4096, ge=1)
+
+
+@settings
+class VerificationConfig:
+    """Where verifiers run: in worker processes, with limits.
+
+    Attributes:
+        workers: Number of processes.
+        timeout: Seconds for one verdict.
+        memory_gb: GiB that a verdict may add to a worker's memory; None for no limit.
+        on_error: When judging fails, "drop" the trajectory from its group or "stop" the run.
+    """
+
+    workers: int = Field(2, ge=1)
+    timeout: float = Field(10.0, gt=0)
+    memory_gb: float | None = Field(4.0, gt=0)
+    on_error: Literal["drop", "stop"] = "drop"
+
+
+@settings
+class EvalConfig:
+    """One evaluation: the same tasks before, during and after training.
+
+    Attributes:
+        tasks: A source of its own.
+        items: Number of tasks that are taken from it.
+        every: Steps between evaluations; 0 for only before and after training.
+        siblings: Trajectories per task.
+        sampling: None is greedy, with the stop strings and the length of training.
+        verifier: None is that of training.
+    """
+
+    tasks: TaskSource
+    items: int = Field(128, ge=1)
+    every: int = Field(0, ge=0)
+    siblings: int = Field(1, ge=1)
+    sampling: SamplingParams | None = None
+    verifier: Verifier | None = None
+
+
+@settings
+class CheckpointConfig:
+    """When the whole run is saved.
+
+    Attributes:
+        every: Steps between checkpoints; 0 for none on the way.
+        keep: The newest that are kept.
+        at_end: Save after the last step.
+    """
+
+    every: int = Field(0, ge=0)
+    keep: int = Field(2, ge=1)
+    at_end: bool = True

@@ -1,0 +1,245 @@
+"""The records that flow from a task to a gradient.
+
+One vocabulary for the whole library::
+
+    Task -> Segment* -> Trajectory -> Group -> Batch -> Scores -> Loss
+
+A *step* is a token for a language model and a denoising step for a flow policy. Every per-step array is aligned with
+the action that it describes: ``logprobs[t]`` belongs to ``actions[t]``. The shift by one that a causal model needs
+happens inside the policy and nowhere else.
+
+Axis letters in comments: ``B`` rows, ``T`` steps, ``G`` siblings, ``V`` vocabulary, ``D`` width, ``N`` selected steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Message = Mapping[str, Any]
+"""A chat message: ``{"role": "user", "content": "..."}``; content may be a list of parts (text, image, video)."""
+
+Source = Literal["given", "policy", "forced"]
+Stop = Literal["eos", "stop", "length", "error"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One question, with what a verifier needs to judge an answer.
+
+    Attributes:
+        id: Stable across runs and hosts; the noise of sampling is keyed by it.
+        prompt: Chat messages that end with the user's turn.
+        answer: The reference answer, in whatever form the task's verifier reads. Never shown to the policy.
+        meta: Anything else that a verifier, an environment or a log reads.
+    """
+
+    id: str
+    prompt: Sequence[Message]
+    answer: Any = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A run of consecutive steps of one origin.
+
+    Example: a reply of three tokens that the policy sampled, and that will be trained on::
+
+        Segment("response", "policy", actions=(284, 19, 2), logprobs=(-0.1, -2.3, -0.7), text="= 7", train=True)
+
+    Attributes:
+        name: What the steps are: "prompt", "response", "attempt", "reflection", "turn 3". Names make masks.
+        source: "given" by the task, sampled by the "policy", or "forced" upon the sequence by a sampler's processor.
+        actions: Token ids.
+        logprobs: Natural-log probabilities as sampled (after temperature and processors); empty unless source is
+            "policy".
+        text: The decoded actions, for verifiers and logs; never tokenised again.
+        train: Whether these steps receive a gradient.
+        reference_logprobs: Under the reference policy; filled by the trainer only where something reads them.
+    """
+
+    name: str
+    source: Source
+    actions: tuple[int, ...]
+    logprobs: tuple[float, ...] = ()
+    text: str = ""
+    train: bool = False
+    reference_logprobs: tuple[float, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.actions)
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What a sampler returns for one context: the new segments, and why it stopped."""
+
+    segments: tuple[Segment, ...]
+    stop: Stop
+    version: int
+
+    @property
+    def text(self) -> str:
+        return "".join(segment.text for segment in self.segments)
+
+
+@dataclass(frozen=True)
+class Score:
+    """A verdict. Either ``value`` is finite, or ``error`` says why there is none; an error is never a value of 0.
+
+    Attributes:
+        value: The reward, usually in [0, 1]; None if and only if there is an ``error``.
+        parts: Named components for the logs (for a weighted combination, each one's own value).
+        error: What went wrong in judging, with its type.
+    """
+
+    value: float | None
+    parts: Mapping[str, float] = field(default_factory=dict)
+    error: str | None = None
+
+
+@dataclass
+class Trajectory:
+    """One sequence, self-contained: ``segments`` runs from the first prompt token to the last step.
+
+    Attributes:
+        task: What was asked.
+        segments: All segments in order, the context included.
+        reward: As judged, after shaping; None while unjudged or when judging failed (see ``error``).
+        scores: The parts of the reward, for logs.
+        stop: Why the last sampling ended.
+        version: Of the weights that sampled it (number of optimiser updates seen).
+        advantage: Written once by the advantage, never over ``reward``; every trained step gets it.
+        agent: Who played it, in an environment with several.
+        error: Why there is no reward, when judging failed.
+    """
+
+    task: Task
+    segments: list[Segment]
+    reward: float | None = None
+    scores: dict[str, float] = field(default_factory=dict)
+    stop: Stop = "eos"
+    version: int = 0
+    advantage: float | None = None
+    agent: str = "policy"
+    error: str | None = None
+
+    @property
+    def response(self) -> str:
+        """The text after the last given segment: what a verifier judges."""
+        text = ""
+        for segment in reversed(self.segments):
+            if segment.source == "given":
+                break
+            text = segment.text + text
+        return text
+
+    @property
+    def sampled(self) -> int:
+        """Number of steps that the policy sampled."""
+        return sum(len(segment) for segment in self.segments if segment.source == "policy")
+
+    @property
+    def trained(self) -> int:
+        """Number of steps that receive a gradient."""
+        return sum(len(segment) for segment in self.segments if segment.train)
+
+    def judge(self, score: Score) -> None:
+        """Record a verdict: the reward and its parts, or the error that prevented one."""
+        self.reward, self.error = score.value, score.error
+        self.scores.update(score.parts)
+
+    def withdraw(self) -> None:
+        """Keep the trajectory in its group (its reward counts for the baseline) but train on none of its steps."""
+        self.segments = [replace(segment, train=False) for segment in self.segments]
+
+
+@dataclass
+class Group:
+    """Trajectories that are compared with each other: siblings of one task, or the players of one game."""
+
+    task: Task
+    trajectories: list[Trajectory]
+
+    def __iter__(self) -> Iterator[Trajectory]:
+        return iter(self.trajectories)
+
+    def __len__(self) -> int:
+        return len(self.trajectories)
+
+    @property
+    def rewards(self) -> list[float]:
+        """The rewards of the judged trajectories, in order."""
+        return [t.reward for t in self.trajectories if t.reward is not None]
+
+    @property
+    def context(self) -> list[Segment]:
+        """The leading untrained segments that every trajectory shares."""
+        shared: list[Segment] = []
+        for aligned in zip(*(t.segments for t in self.trajectories), strict=False):
+            first = aligned[0]
+            if first.train or any(other is not first and other != first for other in aligned[1:]):
+                break
+            shared.append(first)
+        return shared
+
+
+@dataclass
+class Batch:
+    """Rows of steps, ready for a policy. ``[B, T]`` tensors; only the policy opens ``inputs``.
+
+    Attributes:
+        inputs: Whatever the policy's ``encode`` made (token ids, positions, masks, pixels).
+        mask: ``[B, T]`` bool: the steps that are trained.
+        advantages: ``[B, T]`` float32, 0 outside the mask.
+        sampled_logprobs: ``[B, T]`` float32, as the sampler saw them.
+        trajectory: ``[B, T]`` int64: index of the step's trajectory within the update, -1 outside the mask.
+        group: ``[B, T]`` int64: likewise for its group.
+        temperature: Of sampling; the policy divides its logits by it.
+        old_logprobs: ``[B, T]`` under the weights at the start of the update, by the trainer's own kernels; None
+            while the update is on-policy, where the current ones take their place and the ratio is exactly 1.
+        reference_logprobs: ``[B, T]`` under the reference policy; None where nothing reads them.
+    """
+
+    inputs: Mapping[str, Any]
+    mask: Tensor
+    advantages: Tensor
+    sampled_logprobs: Tensor
+    trajectory: Tensor
+    group: Tensor
+    temperature: float = 1.0
+    old_logprobs: Tensor | None = None
+    reference_logprobs: Tensor | None = None
+
+
+@dataclass
+class Scores:
+    """What the policy says of a batch now: ``[B, T]`` float32, 0 outside the batch's mask.
+
+    ``entropy`` is of the whole next-step distribution at the sampling temperature, in nats.
+    """
+
+    logprobs: Tensor
+    entropy: Tensor
+
+
+@dataclass
+class Loss:
+    """A *sum* and its *weight*: the gradient is divided by the summed weight once per optimiser step.
+
+    So micro-batch size, packing and rank count cannot change the gradient.
+
+    Attributes:
+        total: Scalar with a graph.
+        weight: What ``total`` is to be divided by (steps, trajectories), over the whole mini-batch.
+        metrics: Name to (sum, count); names that end in "/max" keep the largest sum instead.
+    """
+
+    total: Tensor
+    weight: float
+    metrics: dict[str, tuple[float, float]] = field(default_factory=dict)

@@ -1,0 +1,1 @@
+"""Verifiers: judges of responses, and the worker processes that they run in."""

@@ -1,0 +1,39 @@
+"""Building scores: what every verifier returns, and what to make of a plain function's answer."""
+
+from __future__ import annotations
+
+import math
+from numbers import Real
+from typing import Any
+
+from hone.types import Score
+
+
+def verdict(value: float) -> Score:
+    """A judged answer: 1.0 (or True) is full marks."""
+    return Score(float(value), {"invalid": 0.0})
+
+
+def invalid() -> Score:
+    """No answer in the form that the verifier reads: worth 0, and counted by the part "invalid"."""
+    return Score(0.0, {"invalid": 1.0})
+
+
+def failed(error: BaseException | str) -> Score:
+    """The verifier itself failed: no value, and the error's type and message (at most 500 characters)."""
+    text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
+    return Score(None, error=text[:500])
+
+
+def to_score(value: Any) -> Score:
+    """Accept what a verifier may return (a Score, a number or a bool) and turn anything else into an error."""
+    if not isinstance(value, Score):
+        if not isinstance(value, Real):
+            return failed(f"TypeError: a verifier returns a Score, a number or a bool, not {type(value).__name__}")
+        value = Score(float(value))
+    if value.error is not None:
+        return failed(str(value.error))
+    if value.value is None or not math.isfinite(value.value):
+        return failed(f"ValueError: the verifier's value is {value.value}, not a finite number")
+    parts = {str(name): float(part) for name, part in value.parts.items()}
+    return Score(float(value.value), parts)

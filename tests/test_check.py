@@ -1,0 +1,203 @@
+"""What ``hone check`` says of configurations that are fine, and of those that are not."""
+
+import asyncio
+import tempfile
+import threading
+from io import StringIO
+from pathlib import Path
+
+import loop_parts as parts
+import pytest
+from loop_parts import Letters
+from rich.console import Console
+
+import hone
+from hone import check as module
+from hone.verifiers.probes import adversarial
+
+PROBES = {"empty": "", "junk": "junk", "tower": "9**9**9"}
+
+
+@pytest.fixture
+def check(tiny_model_path, tmp_path, monkeypatch):
+    """``check(**settings) -> (fine, text)``, with few adversarial answers."""
+    monkeypatch.setattr(module, "adversarial", lambda: PROBES)
+
+    def check(**changes):
+        out = StringIO()
+        config = hone.Config(**parts.settings(tiny_model_path, tmp_path / "run", **changes))
+        fine = module.check(config, Console(file=out, width=100))
+        assert not (tmp_path / "run").exists()
+        return fine, out.getvalue()
+
+    return check
+
+
+def marks(text):
+    """Step to "ok" or "FAIL"."""
+    found = [line.split(maxsplit=1) for line in text.splitlines() if line.startswith(("ok ", "FAIL "))]
+    return {rest.partition(":")[0]: mark for mark, rest in found}
+
+
+def table(text):
+    """Name to the numbers in its row."""
+    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in text.splitlines() if "│" in line]
+    return {name: tuple(numbers) for name, *numbers in rows}
+
+
+ALL_FINE = {
+    "tasks": "ok",
+    "verifier, right answers": "ok",
+    "verifier, adversarial answers": "ok",
+    "one step of a miniature": "ok",
+}
+
+
+def test_all_is_well(check, monkeypatch):
+    monkeypatch.setattr(module, "adversarial", adversarial)
+    tasks = Letters()
+    fine, text = check(verifier=parts.Echo(), tasks=tasks)
+    assert fine
+    assert marks(text) == ALL_FINE
+    assert "tasks: letter-0: 'a' (answer: 'a')" in text
+    assert "right answers: 3 of 3 scored 1" in text
+    assert f"adversarial answers: {len(adversarial())} judged in" in text
+    assert "none is paid for" in text
+    assert "gradient norm 0" not in text.replace("gradient norm 0.", "")
+    assert tasks.cursor == 0
+
+
+def test_the_arithmetic(check):
+    heldout = {"tasks": Letters(), "items": 7, "every": 10, "siblings": 2}
+    fine, text = check(
+        steps=100,
+        prompts=9,
+        siblings=16,
+        max_rounds=3,
+        sampling={"max_tokens": 50},
+        update={"minibatches": 2, "epochs": 3, "tokens": 2048},
+        eval={"often": heldout, "ends": {**heldout, "tasks": Letters(), "every": 0}},
+    )
+    assert fine
+    rows = table(text)
+    assert rows["prompts (groups)"] == ("9", "900")
+    assert rows["trajectories = prompts x siblings"] == ("144", "14,400")
+    assert rows["sampled tokens, at most"] == ("7,200", "720,000")
+    assert rows["optimiser steps = minibatches x epochs"] == ("6", "600")
+    assert rows["groups in an optimiser step"] == ("5", "")
+    assert rows["tokens in a micro-batch, at most"] == ("2,048", "")
+    assert rows["prompts with refills, at most"] == ("27", "")
+    assert rows["evaluation often"] == ("", "11 x 7 items x 2")  # before, 9 on the way, and after
+    assert rows["evaluation ends"] == ("", "2 x 7 items x 2")
+    assert marks(text) == {**ALL_FINE, "tasks of eval often": "ok", "tasks of eval ends": "ok"}
+
+
+@pytest.mark.parametrize(
+    ("steps", "every", "times"), [(0, 1, 1), (1, 1, 2), (4, 2, 3), (5, 2, 4), (5, 5, 2), (5, 9, 2)]
+)
+def test_the_number_of_evaluations(steps, every, times):
+    part = {"tasks": Letters(), "items": 1, "every": every}
+    config = hone.Config(**parts.settings("x", Path("x"), steps=steps, eval={"one": part}))
+    console = Console(file=StringIO(), width=100)
+    console.print(module.arithmetic(config))
+    assert table(console.file.getvalue())["evaluation one"] == ("", f"{times} x 1 items x 1")
+
+
+def test_a_right_answer_that_is_not_paid_for(check):
+    fine, text = check(verifier=parts.Echo(value=0.5))
+    assert not fine
+    assert marks(text) == {**ALL_FINE, "verifier, right answers": "FAIL"}
+    assert "task 'letter-0': the right answer '<a>' scored 0.5" in text
+
+
+def test_a_verifier_that_hangs(check):
+    limits = {"workers": 3, "timeout": 0.3}
+    fine, text = check(verifier=parts.slow, verification=limits)
+    assert not fine
+    assert marks(text)["verifier, adversarial answers"] == "FAIL"
+    assert all(f"{name} (TimeoutError: no verdict within 0.3 s)" in text for name in PROBES)
+
+
+def test_a_verifier_that_fails(check):
+    fine, text = check(verifier=parts.moody, tasks=Letters(kinds=2), prompts=1)
+    assert fine  # its first task is judged well
+    tasks = Letters()
+    tasks.cursor = 1
+    fine, text = check(verifier=parts.moody, tasks=tasks, prompts=1)
+    assert not fine
+    assert "no verdict on: empty (KeyError: 'the reference is lost')" in text
+
+
+def test_a_verifier_that_pays_for_junk_is_told(check):
+    fine, text = check(verifier=lambda task, trajectory: 1.0)
+    assert fine
+    assert f"it pays for: {', '.join(PROBES)}" in text
+    assert "this verifier gives no examples of right answers; skipped" in text
+
+
+def test_a_verifier_that_cannot_be_sent_to_a_process(check):
+    class Locked:
+        lock = None
+
+        def __init__(self):
+            self.lock = threading.Lock()
+
+        def __call__(self, task, trajectory):
+            return 0.0
+
+    fine, text = check(verifier=Locked())
+    assert not fine
+    assert set(marks(text)) == set(ALL_FINE)
+    assert "pickle" in text
+
+
+def test_a_source_that_cannot_be_read(check):
+    files = {"files": {"path": "nowhere.jsonl", "prompt": "{q}"}}
+    fine, text = check(tasks=files)
+    assert not fine
+    assert marks(text) == {"tasks": "FAIL"}
+    assert "no file 'nowhere.jsonl'" in text
+    fine, text = check(eval={"late": {"tasks": files}})
+    assert not fine
+    assert marks(text) == {**ALL_FINE, "tasks of eval late": "FAIL"}
+    fine, text = check(tasks=Letters(limit=0))
+    assert not fine
+    assert marks(text) == {"tasks": "FAIL"}
+
+
+def test_a_part_that_fails_in_the_miniature(check):
+    def picky(groups):
+        raise LookupError("[no] such group")
+
+    fine, text = check(shapers=[picky])
+    assert not fine
+    assert marks(text) == {**ALL_FINE, "one step of a miniature": "FAIL"}
+    assert "FAIL one step of a miniature: LookupError: [no] such group" in text
+
+
+def test_a_policy_without_a_miniature(check, monkeypatch):
+    from hone.policies.causal_lm import CausalLM
+
+    monkeypatch.delattr(CausalLM, "miniature")
+    fine, text = check()
+    assert fine
+    assert "this policy has no miniature; skipped" in text
+
+
+def test_the_miniature_is_small_and_leaves_nothing(check, monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    fine, text = check(
+        prompts=64, siblings=16, steps=50, sampling={"max_tokens": 200}, max_rounds=9, update={"minibatches": 8}
+    )
+    assert fine
+    sampled = int(text.partition("miniature: sampled ")[2].partition(" tokens")[0])
+    assert sampled <= 2 * 2 * 8
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_it_works_where_an_event_loop_runs(check):
+    async def cell():
+        return check(verifier=parts.Echo())
+
+    assert asyncio.run(cell())[0]

@@ -1,0 +1,69 @@
+"""Every verifier, in its pool, against every probe: in time, nothing paid, and still of use afterwards."""
+
+import asyncio
+import time
+
+import pytest
+
+from hone.types import Segment, Task, Trajectory
+from hone.verifiers.choice import ChoiceVerifier
+from hone.verifiers.combine import Combine
+from hone.verifiers.countdown import CountdownVerifier
+from hone.verifiers.format import FormatVerifier
+from hone.verifiers.function_call import FunctionCallVerifier
+from hone.verifiers.mathematics import MathVerifier
+from hone.verifiers.pool import VerifierPool
+from hone.verifiers.probes import adversarial
+from hone.verifiers.reasoning_gym import ReasoningGymVerifier
+
+LIMIT = 10.0
+
+
+def entry(name, answer, **metadata):
+    return {"entry": {"question": "?", "answer": answer, "metadata": {"source_dataset": name, **metadata}}}
+
+
+GAME = {"nums": [12, 16, 48], "target": 76, "solution": "(16 + 12) + 48"}
+CALLS = [{"area": {"base": [10], "unit": ["cm", ""]}}]
+INTEGRAL = entry("simple_integration", "x**2 + C", integrand="2*x", variable="x")
+FORM = r"<think>.+</think>\s*\\boxed\{.+\}"
+CASES = {
+    "math": (MathVerifier(), Task("t", [], "42"), None),
+    "math_text": (MathVerifier(extract="text"), Task("t", [], r"\frac{1}{2}"), None),
+    "choice": (ChoiceVerifier(), Task("t", [], "B"), None),
+    "countdown": (CountdownVerifier(), Task("t", [], None, GAME), None),
+    "function_call": (FunctionCallVerifier(), Task("t", [], CALLS), None),
+    "format": (FormatVerifier(pattern=FORM), Task("t", []), "<think>hm</think> \\boxed{1}"),
+    "integration": (ReasoningGymVerifier(), Task("t", [], meta=INTEGRAL), None),
+    "partial": (ReasoningGymVerifier(partial=True), Task("t", [], meta=entry("gcd", "7")), None),
+    "combine": (
+        Combine(parts={"math": MathVerifier(), "form": FormatVerifier(pattern=FORM)}, gate="form"),
+        Task("t", [], "42"),
+        "<think>6 * 7</think> \\boxed{42}",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_probes(name):
+    verifier, task, good = CASES[name]
+    probes = adversarial()
+
+    async def judge(pool, text):
+        start = time.perf_counter()
+        score = await pool(task, Trajectory(task, [Segment("response", "policy", (), text=text)]))
+        return score, time.perf_counter() - start
+
+    async def run():
+        with VerifierPool(verifier, workers=2, timeout=LIMIT) as pool:
+            scores = {probe: await judge(pool, text) for probe, text in probes.items()}
+            return scores, await judge(pool, good or verifier.example(task))
+
+    scores, (last, _) = asyncio.run(run())
+    assert {probe: score for probe, (score, _) in scores.items() if score.value != 0} == {}
+    assert {probe: took for probe, (_, took) in scores.items() if took > LIMIT / 2} == {}
+    assert last.value == 1
+
+
+def test_there_is_a_probe_of_ten_megabytes():
+    assert max(map(len, adversarial().values())) >= 10_000_000

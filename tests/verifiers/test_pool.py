@@ -1,0 +1,200 @@
+import asyncio
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from pool_faults import Prepared, misbehave
+
+from hone.types import Segment, Task, Trajectory
+from hone.verifiers.choice import ChoiceVerifier
+from hone.verifiers.combine import Combine
+from hone.verifiers.pool import VerifierPool
+
+TASK = Task("t", [{"role": "user", "content": "?"}], "B")
+
+
+def said(text, task=TASK):
+    return Trajectory(task, [Segment("response", "policy", (1,), (-0.1,), text=text)])
+
+
+def ask(pool, *texts):
+    """The scores of several responses, judged at once."""
+
+    async def all_of_them():
+        return await asyncio.gather(*(pool(TASK, said(text)) for text in texts))
+
+    return asyncio.run(all_of_them())
+
+
+def gone(pid):
+    return not Path(f"/proc/{pid}").exists()
+
+
+@pytest.fixture(scope="module")
+def faulty():
+    with VerifierPool(misbehave, workers=2, timeout=1.0, memory_gb=1.0) as pool:
+        yield pool
+
+
+@pytest.mark.parametrize(
+    ("deed", "error"),
+    [
+        ("raise", "ZeroDivisionError: division by zero"),
+        ("raise_odd", "OddError: odd"),
+        ("hang", "TimeoutError: no verdict within 1 s"),
+        ("hang_in_c", "TimeoutError"),
+        ("exit", "ProcessExpired: the worker died while judging, exit code 3"),
+        ("sys_exit", "SystemExit: 4"),
+        ("interrupt", "KeyboardInterrupt"),
+        ("killed", "ProcessExpired: the worker died while judging, exit code -9"),
+        ("memory", "MemoryError"),
+        ("recursion", "RecursionError"),
+        ("nan", "ValueError: the verifier's value is nan"),
+        ("none", "TypeError: a verifier returns"),
+        ("text", "TypeError: a verifier returns"),
+        ("empty_score", "ValueError"),
+        ("infinite_score", "ValueError"),
+        ("unheard of", "KeyError"),
+    ],
+)
+def test_a_fault_is_an_error_and_never_a_value(faulty, deed, error):
+    start = time.perf_counter()
+    bad, good, also_good = ask(faulty, deed, "true", "slow")
+    assert bad.value is None
+    assert bad.error.startswith(error)
+    assert (good.value, also_good.value) == (1.0, 1.0)
+    assert time.perf_counter() - start < 6
+
+
+def test_it_survives_any_number_of_timeouts():
+    before = set(multiprocessing.active_children())
+    with VerifierPool(misbehave, workers=2, timeout=0.2) as pool:
+        scores = ask(pool, *["hang"] * 24, *["exit"] * 6)
+        assert all(score.error for score in scores)
+        assert ask(pool, "true")[0].value == 1
+    assert set(multiprocessing.active_children()) == before
+
+
+def test_a_cancelled_question_does_not_block_the_others():
+    async def impatient(pool):
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(pool(TASK, said("hang")), 0.5)
+        return await pool(TASK, said("true"))
+
+    with VerifierPool(misbehave, workers=1, timeout=60) as pool:
+        assert ask(pool, "true")[0].value == 1
+        assert asyncio.run(impatient(pool)).value == 1
+
+
+def test_workers_do_not_have_torch_and_do_not_print(capfd):
+    with VerifierPool(misbehave, workers=1) as pool:
+        noisy, torch = ask(pool, "print", "torch")
+    assert (noisy.value, torch.value) == (1.0, 0.0)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_interrupt_at_the_terminal_is_not_for_workers():
+    with VerifierPool(misbehave, workers=1) as pool:
+        pid = int(ask(pool, "pid")[0].value)
+        os.kill(pid, signal.SIGINT)
+        assert ask(pool, "pid")[0].value == pid
+
+
+def test_a_worker_that_dies_between_verdicts_is_replaced():
+    with VerifierPool(misbehave, workers=1) as pool:
+        pid = int(ask(pool, "pid")[0].value)
+        os.kill(pid, signal.SIGKILL)
+        time.sleep(0.3)
+        second = ask(pool, *["pid"] * 3)
+        assert all(score.value not in (None, pid) for score in second)
+    assert gone(pid)
+    assert all(gone(int(score.value)) for score in second)
+
+
+def test_preparation_is_not_on_the_clock():
+    with VerifierPool(Prepared(seconds=1.0), workers=1, timeout=0.5) as pool:
+        assert ask(pool, "")[0].value == 1
+    with VerifierPool(Combine(parts={"p": Prepared()}), workers=1) as pool:
+        assert ask(pool, "")[0].value == 1
+
+
+def test_a_failed_preparation_is_told_by_every_verdict():
+    with VerifierPool(Prepared(broken=True), workers=1) as pool:
+        assert [score.error for score in ask(pool, "", "")] == ["OSError: the answers are not on this disk"] * 2
+
+
+def test_closing_leaves_nobody_waiting_and_nothing_running():
+    async def close_midway():
+        pool = VerifierPool(misbehave, workers=2, timeout=60)
+        pid = int((await pool(TASK, said("pid"))).value)
+        waiting = [asyncio.ensure_future(pool(TASK, said("hang" + " " * size))) for size in [0] * 4 + [2_000_000] * 20]
+        await asyncio.sleep(0.5)
+        start = time.perf_counter()
+        pool.close()
+        pool.close()
+        scores = await asyncio.wait_for(asyncio.gather(*waiting), 5)
+        assert time.perf_counter() - start < 5
+        with pytest.raises(RuntimeError, match="closed"):
+            await pool(TASK, said("true"))
+        return pid, scores
+
+    before = set(multiprocessing.active_children())
+    pid, scores = asyncio.run(close_midway())
+    assert all(score.value is None and score.error for score in scores)
+    assert scores[0].error == "RuntimeError: the verifier pool is closed"
+    assert gone(pid)
+    assert set(multiprocessing.active_children()) == before
+
+
+def test_what_cannot_be_pickled():
+    with pytest.raises((TypeError, AttributeError)):
+        VerifierPool(lambda task, trajectory: 1.0)
+    with VerifierPool(ChoiceVerifier(), workers=1) as pool:
+        task = Task("t", [], "B", {"generator": lambda: 0})
+        assert "lambda" in asyncio.run(pool(task, said("B", task))).error
+        assert ask(pool, "B")[0].value == 1
+
+
+@pytest.mark.parametrize(("deed", "timeout", "exit_code"), [("", 60.0, 0), ("hang", 3.0, -signal.SIGKILL)])
+def test_no_worker_outlives_its_parent(deed, timeout, exit_code):
+    """The parent ends without closing its pool, or is killed while a verdict hangs."""
+    script = Path(__file__).with_name("pool_faults.py")
+    with subprocess.Popen([sys.executable, script, deed, str(timeout)], stdout=subprocess.PIPE, text=True) as parent:
+        pid = int(parent.stdout.readline())
+        if deed:
+            time.sleep(0.3)
+            parent.kill()
+        assert parent.wait(10) == exit_code
+    deadline = time.monotonic() + 2 * timeout
+    while not gone(pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert gone(pid)
+
+
+def test_a_script_without_a_guard_gets_an_error_instead_of_a_fork_bomb(tmp_path):
+    script = tmp_path / "unguarded.py"
+    script.write_text(
+        "import asyncio\n"
+        "from hone.types import Segment, Task, Trajectory\n"
+        "from hone.verifiers.choice import ChoiceVerifier\n"
+        "from hone.verifiers.pool import VerifierPool\n"
+        "pool, task = VerifierPool(ChoiceVerifier(), workers=1), Task('t', [], 'B')\n"
+        "print(asyncio.run(pool(task, Trajectory(task, [Segment('r', 'policy', (), text='B')]))).error)\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)
+    assert done.stdout.startswith("BrokenProcessPool: workers die before they judge")
+    assert "__main__" in done.stderr
+
+
+def test_verifier_modules_do_not_import_torch():
+    names = [
+        f"hone.verifiers.{path.stem}" for path in Path(sys.modules["hone.verifiers.pool"].__file__).parent.glob("*.py")
+    ]
+    heavy = "'torch', 'transformers', 'math_verify', 'sympy', 'reasoning_gym'"
+    code = f"import sys, {', '.join(names)}; assert not set(sys.modules) & {{{heavy}}}"
+    subprocess.run([sys.executable, "-c", code.replace("hone.verifiers.__init__", "hone.verifiers")], check=True)
