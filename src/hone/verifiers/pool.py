@@ -79,7 +79,9 @@ class VerifierPool:
             except pebble.ProcessExpired as error:
                 return failed(f"ProcessExpired: the worker died while judging, exit code {error.exitcode}")
             except BrokenProcessPool:
-                continue  # a worker died between two verdicts, or just as it took one, and pebble gave up all of them
+                # A worker died between two verdicts, or just as it took one, and pebble gave up all of them.
+                if self._closed:
+                    return failed(RuntimeError(_CLOSED))
             except Exception as error:
                 return failed(RuntimeError(_CLOSED) if self._closed else error)
         return failed("BrokenProcessPool: workers die before they judge; see what they wrote to stderr")
