@@ -16,17 +16,17 @@ from hone.registry import REGISTRY
 ROOT = Path(hone.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 ROOMS = [
-    {"types", "keys"},
+    {"types", "keys", "params"},
     {"seats"},
-    {"math", "collate", "masks", "sections"},
-    {"objectives", "policies", "samplers", "tasks", "envs", "verifiers", "hooks", "papers"},
-    {"collect", "learner", "checkpoint", "trainer", "runtime", "report"},
+    {"math", "collate", "masks", "sections", "ranks"},
+    {"objectives", "policies", "samplers", "tasks", "envs", "verifiers", "hooks", "writers", "papers"},
+    {"collect", "learner", "checkpoint", "session", "folder", "trainer", "runtime", "report"},
     {"registry", "parts", "build", "document", "config", "schema", "check"},
     {"cli"},
 ]
 """From the ground up. A new file or folder of the library is given its floor here."""
 FLOOR = {room: floor for floor, rooms in enumerate(ROOMS) for room in rooms}
-NEIGHBOURS = {4, 5}
+NEIGHBOURS = {0, 4, 5}
 """Floors whose rooms may import each other, so long as there is no circle."""
 HEAVY = ("vllm", "diffusers", "wandb", "matplotlib", "reasoning_gym", "math_verify", "torch.utils.tensorboard")
 

@@ -187,7 +187,7 @@ def test_one_config_can_train_twice(fit, tmp_path):
     second = hone.Trainer(trainer.config).fit()
     assert timeless(first.metrics) == timeless(second.metrics)
     assert list(first.rollouts) == list(second.rollouts)
-    assert trainer.tasks.cursor == 0
+    assert trainer.config.tasks.cursor == 0
 
 
 def test_a_task_that_comes_again_draws_other_noise(fit):
@@ -272,7 +272,7 @@ def test_hooks_may_keep_any_state(fit):
 
 def test_what_a_hook_does_to_the_tasks_is_saved(fit):
     def skip(state):
-        trainer.tasks.cursor = 20
+        trainer.config.tasks.cursor = 20
 
     trainer = fit.trainer(steps=3, hooks=[Spy(at={2: skip, 3: parts.interrupt}), PLAIN_LOG], checkpoint={"every": 2})
     run = trainer.fit()

@@ -67,9 +67,21 @@ class Collector:
         self._cancelled = False
 
     def play(
-        self, tasks: Sequence[Task], n: int, params: SamplingParams, verifier: Verifier | None = None
+        self,
+        tasks: Sequence[Task],
+        n: int,
+        params: SamplingParams,
+        verifier: Verifier | None = None,
+        environment: Environment | None = None,
     ) -> list[Group]:
         """Play each task ``n`` times; the groups come in the order of the tasks.
+
+        Args:
+            tasks: What to play.
+            n: Trajectories to a group.
+            params: Their ``seed`` is the key from which those of the samples are derived.
+            verifier: Instead of the collector's own.
+            environment: Likewise.
 
         Raises:
             Interrupted: After :meth:`cancel`.
@@ -77,10 +89,27 @@ class Collector:
         """
         started = time.perf_counter()
         judging = _Judge(self._pool(verifier or self.verifier), self.on_error)
-        groups = self._run(self._play(tasks, n, params, judging))
+        groups = self.run(self._play(environment or self.environment, tasks, n, params, judging))
         ended = time.perf_counter()
         self.seconds = {"sample": judging.last_start - started, "verify": ended - judging.last_start}
         return groups
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await a coroutine in the loop where everything is played.
+
+        Raises:
+            Interrupted: After :meth:`cancel`.
+        """
+        self._playing = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            if self._cancelled:
+                self._playing.cancel()
+            return self._playing.result()
+        except CancelledError:
+            raise Interrupted("playing was cancelled") from None
+        finally:
+            self._playing.cancel()  # if this thread stops waiting, so does the work
+            self._playing = None
 
     def cancel(self) -> None:
         """Make :meth:`play` raise :class:`Interrupted`, now and from now on. For signal handlers and threads."""
@@ -100,7 +129,9 @@ class Collector:
         with self._runner:  # its end cancels what still plays, and waits for it
             self._runner.run(self._closing.wait())
 
-    async def _play(self, tasks: Sequence[Task], n: int, params: SamplingParams, judging: _Judge) -> list[Group]:
+    async def _play(
+        self, environment: Environment, tasks: Sequence[Task], n: int, params: SamplingParams, judging: _Judge
+    ) -> list[Group]:
         seen: Counter[str] = Counter()
         try:
             async with asyncio.TaskGroup() as playing:
@@ -111,23 +142,12 @@ class Collector:
                     seen[task.id] += 1
                     plays.append(
                         playing.create_task(
-                            self.environment.play_group(task, n, sampler=self.sampler, verify=judging, params=own)
+                            environment.play_group(task, n, sampler=self.sampler, verify=judging, params=own)
                         )
                     )
         except ExceptionGroup as group:
             raise _first(group) from None
         return [play.result() for play in plays]
-
-    def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        self._playing = asyncio.run_coroutine_threadsafe(work, self._loop)
-        try:
-            if self._cancelled:
-                self._playing.cancel()
-            return self._playing.result()
-        except CancelledError:
-            raise Interrupted("playing was cancelled") from None
-        finally:
-            self._playing = None
 
     def _pool(self, verifier: Verifier) -> VerifierPool:
         for known, pool in self._pools:

@@ -12,12 +12,19 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from hone import document, seats
 from hone.build import build, describe, describe_settings, make
-from hone.registry import DOTTED, ConfigError, is_name
+from hone.parts import room_of
+from hone.registry import DOTTED, ConfigError, is_name, suggest
 from hone.seats import SamplingParams
 from hone.sections import CheckpointConfig, EvalConfig, OptimizerConfig, UpdateConfig, VerificationConfig
 
 _NEED_SIBLINGS = {"zscore", "centred", "leave_one_out", "batch_whitened", "informative"}
 """Advantages and gates that compare a trajectory with others of its group."""
+
+STAGED = (
+    "tasks", "verifier", "environment", "sampling", "prompts", "siblings", "max_rounds", "advantage", "gate", "shapers",
+    "objective", "update",
+)  # fmt: skip
+"""What a stage may change: the settings that every step reads anew."""
 
 
 def _named(room: str, name: str) -> Any:
@@ -50,6 +57,8 @@ class Config(BaseModel):
         optimizer: AdamW.
         update: How the groups of a step become optimiser steps.
         verification: Worker processes for the verifiers.
+        stages: Settings that change on the way: ``{200: {siblings: 32, sampling.max_tokens: 1024}}`` holds from the
+            step on that follows the 200th. Only what a step reads anew can change (see ``STAGED``).
         eval: Evaluations by name.
         hooks: Further actions between steps, in this order; ``log`` or ``live`` among them replaces the usual one.
         checkpoint: When the whole run is saved.
@@ -77,6 +86,7 @@ class Config(BaseModel):
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
     update: UpdateConfig = Field(default_factory=UpdateConfig)
     verification: VerificationConfig = Field(default_factory=VerificationConfig)
+    stages: dict[Annotated[int, Field(ge=1)], dict[str, Any]] = Field(default_factory=dict)
     eval: dict[Annotated[str, Field(pattern=r"^\w[\w+-]*$")], EvalConfig] = Field(default_factory=dict)
     hooks: list[seats.Hook] = Field(default_factory=list)
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
@@ -85,6 +95,7 @@ class Config(BaseModel):
     device: str = "auto"
 
     _source: Path | None = PrivateAttr(None)
+    _stages: dict[int, Config] = PrivateAttr(default_factory=dict)
 
     def __init__(self, /, **values: Any) -> None:
         if "model" in values:
@@ -94,9 +105,19 @@ class Config(BaseModel):
             raise ConfigError(conflicts)
         greedy = replace(self.sampling, temperature=0.0)
         self.eval = {name: replace(part, sampling=part.sampling or greedy) for name, part in self.eval.items()}
+        self._stages = self._build_stages()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Config) and self.__dict__ == other.__dict__  # wherever the two were read from
+
+    def at(self, step: int) -> Config:
+        """The configuration that holds after ``step`` steps: this one, with the changes of its stages until then."""
+        begun = [first for first in self._stages if first <= step]
+        return self._stages[max(begun)] if begun else self
+
+    def every_stage(self) -> list[Config]:
+        """Itself and the configurations of its stages, in order."""
+        return [self, *self._stages.values()]
 
     def dump(self) -> str:
         """YAML of all settings, defaults included; it loads to an equal config."""
@@ -112,15 +133,41 @@ class Config(BaseModel):
     def run_hooks(self) -> list[seats.Hook]:
         """Every hook of the run, in the order of their calls.
 
-        Those of ``hooks`` come first, for they may add metrics or stop the run. The evaluations follow, then the log,
-        which writes down what all of these measured, the checkpoints, which must not be ahead of it, and the view.
+        Those of ``hooks`` come first, for they may add metrics or stop the run. The evaluations follow, and the hooks
+        that read them, then the log, which writes down what all of these measured, the checkpoints, which must not be
+        ahead of it, and the view.
         """
         evaluations = [build("hook", {"evaluate": {"name": name, **vars(part)}}) for name, part in self.eval.items()]
         saving = {"every": self.checkpoint.every, "at_end": self.checkpoint.at_end}
         usual = [build("hook", spec) for spec in ("log", {"checkpoint": saving}, "live")]
         given = {type(hook): hook for hook in self.hooks}
         others = [hook for hook in self.hooks if type(hook) not in map(type, usual)]
-        return [*others, *evaluations, *(given.get(type(hook), hook) for hook in usual)]
+        late = [hook for hook in others if getattr(hook, "reads_evaluations", False)]
+        early = [hook for hook in others if hook not in late]
+        return [*early, *evaluations, *late, *(given.get(type(hook), hook) for hook in usual)]
+
+    def _build_stages(self) -> dict[int, Config]:
+        """Every stage as a configuration of its own, that shares with the one before it what it does not change."""
+        built: dict[int, Config] = {}
+        problems: list[str] = []
+        before = self
+        for first, changes in sorted(self.stages.items()):
+            values = {name: getattr(before, name) for name in type(self).model_fields if name != "stages"}
+            try:
+                for where, value in document.pairs(changes):
+                    top = where.partition(".")[0]
+                    if top not in STAGED:
+                        raise ConfigError(f"{where} = {value!r}: cannot change on the way; {suggest(top, STAGED)}")
+                    section = room_of(type(self).model_fields[top].annotation) is None and isinstance(value, Mapping)
+                    if (where != top or section) and values[top] is getattr(before, top):
+                        values[top] = describe_settings(before)[top]
+                    document.put(values, where, {**values[top], **value} if section and where == top else value)
+                before = built[first] = Config(**values)
+            except ConfigError as error:
+                problems += [f"stages.{first}.{problem}" for problem in error.problems]
+        if problems:
+            raise ConfigError(problems)
+        return built
 
     def _conflicts(self) -> Iterator[str]:
         """What is wrong between fields, though each is right by itself."""

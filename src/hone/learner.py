@@ -67,8 +67,6 @@ class Learner:
         temperature: float,
         seed: int = 0,
     ) -> None:
-        from transformers import get_scheduler
-
         self.policy, self.objective, self.settings = policy, objective, update
         self.temperature, self.seed = temperature, seed
         self.max_grad_norm = optimizer.max_grad_norm
@@ -80,8 +78,8 @@ class Learner:
             weight_decay=optimizer.weight_decay,
             fused=True,
         )
-        schedule = "constant_with_warmup" if optimizer.schedule == "constant" else optimizer.schedule
-        self.scheduler = get_scheduler(schedule, self.optimizer, optimizer.warmup_steps, steps)
+        self._course, self._steps = optimizer, steps
+        self._schedule(began=0)
 
     def update(self, groups: Sequence[Group], step: int) -> dict[str, float]:
         """Train on the groups, and return the means of the objective's metrics over all micro-batches."""
@@ -96,7 +94,7 @@ class Learner:
                 batch.old_logprobs = self._score(batch)
         for epoch in range(self.settings.epochs):
             for mini in sorted(range(len(minibatches)), key=lambda i: key(self.seed, step, epoch, i)):
-                self._step(minibatches[mini], meter)
+                self._step(minibatches[mini], meter, key(self.seed, "draws", step, epoch, mini))
         metrics = meter.means() | {"lr": self.scheduler.get_last_lr()[0]}
         with warnings.catch_warnings():  # a step without signal is one of the run all the same, though nothing stepped
             warnings.simplefilter("ignore", UserWarning)
@@ -113,6 +111,28 @@ class Learner:
                     replace(s, reference_logprobs=tuple(next(rest) for _ in s.actions)) if s.train else s
                     for s in trajectories[index].segments
                 ]
+
+    def restart(self, *, optimizer: bool = True, schedule: bool = False) -> None:
+        """Begin anew from the weights as they are.
+
+        Args:
+            optimizer: Forget the moments of the gradient and the number of steps.
+            schedule: Start the learning rate's course again, warm-up included, over the steps that remain.
+        """
+        if optimizer:
+            self.optimizer.state.clear()
+        if schedule:
+            self._schedule(began=self._began + self.scheduler.last_epoch)
+
+    def _schedule(self, *, began: int) -> None:
+        """A course of the learning rate from the step ``began`` of the run to its last."""
+        from transformers import get_scheduler
+
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] = self._course.lr
+        name = "constant_with_warmup" if self._course.schedule == "constant" else self._course.schedule
+        self._began = began
+        self.scheduler = get_scheduler(name, self.optimizer, self._course.warmup_steps, self._steps - began)
 
     def _minibatches(self, groups: Sequence[Group]) -> list[list[Batch]]:
         parts = self.settings.minibatches
@@ -131,9 +151,13 @@ class Learner:
     def _score(self, batch: Batch) -> torch.Tensor:
         return self.policy.score(batch).logprobs
 
-    def _step(self, micro_batches: Sequence[Batch], meter: Meter) -> None:
+    def _step(self, micro_batches: Sequence[Batch], meter: Meter, seed: int) -> None:
         """One optimiser step: sum gradients over micro-batches, divide once by the summed weight."""
         total = weight = 0.0
+        for batch in micro_batches:
+            batch.seed = seed
+        if survey := getattr(self.objective, "survey", None):
+            survey(self.policy, micro_batches)
         for batch in micro_batches:
             loss: Loss = self.objective(self.policy, batch)
             loss.total.backward()
@@ -157,10 +181,12 @@ class Learner:
 
     def state_dict(self) -> dict[str, Any]:
         """Optimiser and schedule."""
-        return {"optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict()}
+        scheduler = self.scheduler.state_dict()
+        return {"optimizer": self.optimizer.state_dict(), "scheduler": scheduler, "began": self._began}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over moments and progress; the settings (learning rate, decay, schedule) stay those of this run."""
+        self._schedule(began=state.get("began", 0))
         groups, bases = self.optimizer.state_dict()["param_groups"], self.scheduler.base_lrs
         self.optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": groups})
         self.scheduler.load_state_dict(state["scheduler"] | {"base_lrs": bases})

@@ -32,6 +32,8 @@ SEATS: dict[str, type] = {
     "field": seats.StepField,
     "objective": seats.Objective,
     "hook": seats.Hook,
+    "trigger": seats.Trigger,
+    "writer": seats.Writer,
 }
 """The protocol that everything in a room satisfies."""
 
@@ -45,8 +47,13 @@ REGISTRY: dict[str, dict[str, str]] = {
         "inline": "hone.tasks.files:Inline",
         "reasoning_gym": "hone.tasks.reasoning_gym:ReasoningGym",
         "mixture": "hone.tasks.mixture:Mixture",
+        "failures": "hone.tasks.failures:Failures",
+        "synthrl": "hone.papers.synthrl:SynthRL",
     },
-    "environment": {"single_turn": "hone.envs.single_turn:SingleTurn"},
+    "environment": {
+        "single_turn": "hone.envs.single_turn:SingleTurn",
+        "reflect_retry": "hone.papers.reflect_retry:ReflectRetry",
+    },
     "verifier": {
         "math": "hone.verifiers.mathematics:MathVerifier",
         "choice": "hone.verifiers.choice:ChoiceVerifier",
@@ -61,12 +68,15 @@ REGISTRY: dict[str, dict[str, str]] = {
         "centred": "hone.math.advantages:centred",
         "leave_one_out": "hone.math.advantages:leave_one_out",
         "batch_whitened": "hone.math.advantages:batch_whitened",
+        "raw": "hone.math.advantages:raw",
     },
     "gate": {"informative": "hone.math.gates:informative", "everything": "hone.math.gates:everything"},
     "shaper": {
         "overlong": "hone.math.shaping:overlong",
         "mask_truncated": "hone.math.shaping:mask_truncated",
         "kl_reward": "hone.math.shaping:kl_reward",
+        "stop_properly": "hone.math.shaping:stop_properly",
+        "cosine_length": "hone.math.shaping:cosine_length",
     },
     "surrogate": {
         "ppo_clip": "hone.math.surrogate:ppo_clip",
@@ -84,6 +94,7 @@ REGISTRY: dict[str, dict[str, str]] = {
         "entropy_bonus": "hone.math.divergence:entropy_bonus",
         "truncated_importance": "hone.math.mismatch:truncated_importance",
         "masked_importance": "hone.math.mismatch:masked_importance",
+        "high_entropy": "hone.papers.high_entropy:HighEntropy",
     },
     "objective": {"policy_gradient": "hone.objectives.policy_gradient:PolicyGradient"},
     "hook": {
@@ -91,7 +102,14 @@ REGISTRY: dict[str, dict[str, str]] = {
         "log": "hone.hooks.log:Log",
         "checkpoint": "hone.hooks.checkpoint:Checkpoint",
         "live": "hone.hooks.live:Live",
+        "prorl": "hone.papers.prorl:ProRL",
     },
+    "trigger": {
+        "every": "hone.math.triggers:every",
+        "plateau": "hone.math.triggers:plateau",
+        "spike": "hone.math.triggers:spike",
+    },
+    "writer": {"policy": "hone.writers.policy:PolicyWriter", "openai": "hone.writers.openai:OpenAIWriter"},
 }
 """Room -> name -> address. A new implementation costs one line here."""
 

@@ -8,73 +8,17 @@ filled from YAML by name.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol, dataclass_transform, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from pydantic import ConfigDict, Field
-from pydantic.dataclasses import dataclass as validated
-
-from hone.keys import key
-from hone.types import Batch, Completion, Group, Loss, Message, Score, Scores, Segment, Task, Trajectory
+from hone.params import SamplingParams, reads_reference, settings  # noqa: F401  seats are written with them
+from hone.types import Batch, Completion, Group, Loss, Message, Row, Score, Scores, Segment, Task, Trajectory
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-
-
-@dataclass_transform(kw_only_default=True)
-def settings(cls: type) -> type:
-    """Make a class a validated dataclass whose fields are its settings: keyword-only, unknown names refused."""
-    config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, validate_default=True)
-    return validated(cls, config=config, kw_only=True)
-
-
-@settings
-class SamplingParams:
-    """How tokens are drawn.
-
-    ``seed`` is a key, not a setting: environments derive one per sample with :meth:`keyed`.
-
-    Attributes:
-        temperature: Divides the logits; 0 is greedy.
-        top_p: Keep the smallest set of tokens whose probability reaches this.
-        top_k: Keep the k likeliest tokens; 0 keeps all.
-        min_p: Keep tokens at least this fraction as likely as the likeliest.
-        stop: Strings that end a sample; the string itself is kept.
-        max_tokens: Most tokens per sample.
-    """
-
-    temperature: float = Field(1.0, ge=0)
-    top_p: float = Field(1.0, gt=0, le=1)
-    top_k: int = Field(0, ge=0)
-    min_p: float = Field(0.0, ge=0, lt=1)
-    stop: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)
-    max_tokens: int = Field(256, ge=1)
-    seed: int = 0
-
-    def keyed(self, *parts: int | str) -> SamplingParams:
-        """The same parameters with a seed derived from this seed and ``parts`` (task id, sibling, turn)."""
-        return replace(self, seed=key(self.seed, *parts))
-
-    @property
-    def truncated(self) -> bool:
-        """Whether some tokens can never be drawn, so that sampled log-probabilities are of another distribution."""
-        return self.top_p < 1 or self.top_k > 0 or self.min_p > 0
-
-
-def reads_reference(part: Any) -> bool:
-    """Whether a part, possibly a function with its settings bound, reads the reference's log-probabilities.
-
-    A part says so with an attribute ``reads_reference``; without it, or with a ``coefficient`` of 0, no reference
-    policy is kept for its sake.
-    """
-    if isinstance(part, partial) and part.keywords.get("coefficient") == 0:
-        return False
-    return bool(getattr(part.func if isinstance(part, partial) else part, "reads_reference", False))
-
 
 Verify = Callable[[Task, Trajectory], Awaitable[Score]]
 """A verifier put behind worker processes: awaitable, and it answers within its time limit."""
@@ -82,12 +26,53 @@ Verify = Callable[[Task, Trajectory], Awaitable[Score]]
 
 @runtime_checkable
 class TaskSource(Protocol):
-    """An iterator of tasks with a resumable cursor. Finite or endless."""
+    """An iterator of tasks with a resumable cursor. Finite or endless.
+
+    A source that makes its tasks by playing others also has ``bind(player)``, which is called once the weights are
+    there, and ``make(report)``, which plays until its data set is whole and returns what it did, under the command that
+    its attribute ``command`` names. Never bound, it still gives tasks, and plays nothing.
+    """
 
     def __iter__(self) -> Iterator[Task]: ...
     def __next__(self) -> Task: ...
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+@runtime_checkable
+class Player(Protocol):
+    """What a source that plays is given: the policy as it is now, its sampler, and the verifiers' workers.
+
+    ``play`` samples and judges outside of training; ``run`` awaits a coroutine where the sampler samples;
+    ``fingerprint`` is a hash of the policy's weights as they are now.
+    """
+
+    policy: Policy
+    sampler: Sampler
+
+    def play(
+        self,
+        tasks: Sequence[Task],
+        n: int,
+        params: SamplingParams,
+        verifier: Verifier | None = None,
+        environment: Environment | None = None,
+    ) -> list[Group]: ...
+    def run(self, work: Coroutine[Any, Any, Any]) -> Any: ...
+    def fingerprint(self) -> str: ...
+
+
+@runtime_checkable
+class Writer(Protocol):
+    """Writes a reply to chat messages, by whatever model; ``name`` says by which, for the record.
+
+    It raises when there is none to be had: an outage is never an empty reply. ``bind`` is called before the first.
+    """
+
+    @property
+    def name(self) -> str: ...
+    def bind(self, player: Player) -> None: ...
+    async def write(self, messages: Sequence[Message], *, seed: int) -> str: ...
 
 
 @runtime_checkable
@@ -102,11 +87,18 @@ class Verifier(Protocol):
 
 @runtime_checkable
 class Renderer(Protocol):
-    """Chat messages to tokens and back, for one model; ``stop_tokens`` end a response."""
+    """Chat messages to tokens and back, for one model; ``stop_tokens`` end a response.
+
+    ``prompt`` opens a chat. ``turn`` goes on with one whose last reply is where ``after`` ends: it gives the steps that
+    close the reply, unless it closed itself, and further messages up to where the assistant speaks again; what was
+    sampled is never tokenised again. ``reply`` is an assistant's reply that was written elsewhere.
+    """
 
     stop_tokens: frozenset[int]
 
     def prompt(self, messages: Sequence[Message]) -> Segment: ...
+    def turn(self, messages: Sequence[Message], after: Sequence[Segment]) -> Segment: ...
+    def reply(self, text: str) -> Segment: ...
     def decode(self, actions: Sequence[int]) -> str: ...
 
 
@@ -138,28 +130,6 @@ class Environment(Protocol):
     ) -> Group: ...
 
 
-@dataclass
-class Row:
-    """What a policy encodes as one row: a context, and the branches that continue it independently.
-
-    Attributes:
-        context: Segments that all branches share.
-        branches: For each trajectory its segments after ``context``, cut after the last trained step.
-        trajectories: Index of each branch's trajectory within the update.
-        group: Index of the group within the update.
-        advantages: Of each branch's trajectory.
-    """
-
-    context: list[Segment]
-    branches: list[list[Segment]]
-    trajectories: list[int]
-    group: int
-    advantages: list[float]
-
-    def __len__(self) -> int:
-        return sum(map(len, self.context)) + sum(len(s) for branch in self.branches for s in branch)
-
-
 @runtime_checkable
 class Policy(Protocol):
     """A model that can say how likely its steps were.
@@ -188,9 +158,14 @@ class Policy(Protocol):
 
 @runtime_checkable
 class Reference(Protocol):
-    """A policy that no longer learns."""
+    """A policy that no longer learns, until it takes over the trainable weights of another moment.
+
+    Its state is empty while it is the initial policy, which is made anew from the same files.
+    """
 
     def score(self, batch: Batch) -> Scores: ...
+    def state_dict(self) -> Mapping[str, Tensor]: ...
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None: ...
 
 
 @runtime_checkable
@@ -230,18 +205,36 @@ class Reduction(Protocol):
 
 @runtime_checkable
 class StepField(Protocol):
-    """A number per step, ``[B, T]``: as a weight it multiplies the surrogate, as a penalty it is added to it."""
+    """A number per step, ``[B, T]``: as a weight it multiplies the surrogate, as a penalty it is added to it.
+
+    A field may also have ``measure(values, scores, batch)``, which gives metrics as (sum, count). One that has to see
+    the whole mini-batch says so by ``pooled = True`` and has ``over(scores, batches) -> [values, ...]``: it is called
+    once for an optimiser step, with the scores of all micro-batches, on every rank and also where there are none.
+    """
 
     def __call__(self, scores: Scores, batch: Batch) -> Tensor: ...
 
 
 @runtime_checkable
 class Objective(Protocol):
-    """Turns a micro-batch into a loss. ``reads_reference`` asks the trainer to keep a reference policy."""
+    """Turns a micro-batch into a loss. ``reads_reference`` asks the trainer to keep a reference policy.
+
+    If it has ``survey(policy, batches)``, that is called before each optimiser step with all of its micro-batches.
+    """
 
     @property
     def reads_reference(self) -> bool: ...
     def __call__(self, policy: Policy, batch: Batch) -> Loss: ...
+
+
+@runtime_checkable
+class Trigger(Protocol):
+    """The reason to act, or None, from the metrics of the steps since it last did, the oldest first.
+
+    It keeps nothing, so that a decision can be made again from the log.
+    """
+
+    def __call__(self, history: Sequence[Mapping[str, float]]) -> str | None: ...
 
 
 @dataclass
@@ -252,10 +245,15 @@ class State:
         step: Steps completed; 0 before the first.
         steps: Steps that the run will do.
         folder: The run's folder.
+        reference: The reference policy, or None where no part of the run reads one.
         metrics: Of this step; hooks may add to it, and those that come later in the list see it.
         groups: All groups played in this step, dropped ones included; ``kept`` says which were trained on.
         play: ``play(tasks, n, params, verify=None) -> groups``: samples and judges, outside of training.
         save: ``save() -> Path``: writes a checkpoint of the whole run now.
+        anchor: ``anchor(weights=None)``: the policy as it is now becomes the reference, or these trainable
+            weights do.
+        restart: ``restart(optimizer=..., schedule=...)``: forgets the optimiser's moments; starts the schedule of the
+            learning rate anew, over the steps that remain.
         stop: Set to a reason to end the run after this step.
     """
 
@@ -263,17 +261,23 @@ class State:
     steps: int
     folder: Path
     policy: Policy
+    reference: Reference | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     groups: list[Group] = field(default_factory=list)
     kept: list[bool] = field(default_factory=list)
     play: Callable[..., list[Group]] | None = None
     save: Callable[[], Path] | None = None
+    anchor: Callable[..., None] | None = None
+    restart: Callable[..., None] | None = None
     stop: str | None = None
 
 
 @runtime_checkable
 class Hook(Protocol):
-    """Acts between steps: logs, evaluates, saves, resets. Called in the order of the list."""
+    """Acts between steps: logs, evaluates, saves, resets. Called in the order of the list.
+
+    One with the attribute ``reads_evaluations = True`` is called after the evaluations of the step.
+    """
 
     def on_start(self, state: State) -> None: ...
     def on_step(self, state: State) -> None: ...

@@ -8,19 +8,20 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
 
-from hone import checkpoint, runtime
-from hone.collect import Collector, Interrupted
+from hone import checkpoint, folder
+from hone.collect import Interrupted
 from hone.learner import Learner
 from hone.report.run import Run
-from hone.seats import Hook, State, reads_reference
+from hone.seats import Hook, Reference, State, reads_reference
+from hone.session import Session
 from hone.types import Group
 
 log = logging.getLogger("hone")
@@ -41,11 +42,10 @@ class Trainer:
 
     def __init__(self, config: Any) -> None:
         self.config = config
-        self.policy, self.sampler, self.tasks = config.model, config.sampler, config.tasks
         self.hooks = config.run_hooks()
-        self.params = replace(config.sampling, seed=config.seed)
-        self.folder = config.run_folder()
-        self.collector = self.reference = None
+        self.session = Session(config)
+        self.policy, self.sampler = config.model, config.sampler
+        self.reference: Reference | None = None
         self._interrupted = False
 
     @classmethod
@@ -64,20 +64,25 @@ class Trainer:
             FileNotFoundError: If there is nothing to resume.
         """
         self._interrupted = False
-        self._claim_folder(resume)
         with ExitStack() as closing, self._graceful_interrupt():
-            closing.push(self._give_back_folder)
-            self._load(resume, closing)
-            self._write_config()
+            self.folder = closing.enter_context(folder.claimed(self.config, resume=resume))
+            closing.enter_context(self.session)
+            self._load()
+            for hook in reversed(self.hooks):
+                closing.callback(self._call, hook, "on_end")
+            if resume:
+                self._resume(checkpoint.latest(self.folder))
+            folder.write_settings(self.folder, self.config.dump())
             self._tell("on_start")
             while self.state.step < self.config.steps and not (self.state.stop or self._interrupted):
-                cursor = self.tasks.state_dict()
+                self._enter_stage()
+                cursor = self.stage.tasks.state_dict()
                 try:
                     self._step()
                 except Interrupted:
                     if not self._interrupted:
                         raise
-                    self.tasks.load_state_dict(cursor)  # as if the step had not begun
+                    self.stage.tasks.load_state_dict(cursor)  # as if the step had not begun
                     break
                 self._tell("on_step")
             if self._interrupted:
@@ -105,18 +110,19 @@ class Trainer:
 
     def _collect(self) -> tuple[list[Group], list[bool], dict[str, float]]:
         """Play groups until enough pass the gate, at most ``max_rounds`` times (DAPO's dynamic sampling)."""
-        config, groups, kept = self.config, [], []
+        stage, groups, kept = self.stage, [], []
         seconds = {"sample": 0.0, "verify": 0.0}
-        for turn in range(config.max_rounds):
-            wanted = config.prompts - sum(kept)
-            tasks = list(islice(self.tasks, wanted))
+        params = replace(stage.sampling, seed=stage.seed)
+        for turn in range(stage.max_rounds):
+            wanted = stage.prompts - sum(kept)
+            tasks = list(islice(stage.tasks, wanted))
             if not tasks:
                 break
-            params = self.params.keyed("train", self.state.step, turn)
-            played = self.collector.play(tasks, config.siblings, params)
+            keyed = params.keyed("train", self.state.step, turn)
+            played = self.session.play(tasks, stage.siblings, keyed, stage.verifier, stage.environment)
             groups += played
-            kept += [config.gate(group) for group in played]
-            seconds = {name: total + self.collector.seconds[name] for name, total in seconds.items()}
+            kept += [stage.gate(group) for group in played]
+            seconds = {name: total + self.session.collector.seconds[name] for name, total in seconds.items()}
         if len(tasks) < wanted:
             self.state.stop = "the task source has no more tasks"
         return groups, kept, seconds
@@ -125,31 +131,22 @@ class Trainer:
         """From rewards to advantages."""
         if self.reference is not None:
             self.learner.annotate(groups, self.reference)
-        for shape in self.config.shapers:
+        for shape in self.stage.shapers:
             shape(groups)
-        self.config.advantage(groups)
+        self.stage.advantage(groups)
 
-    def _load(self, resume: bool, closing: ExitStack) -> None:
-        """Bring up workers, weights and optimiser, and take over a checkpoint."""
+    def _enter_stage(self) -> None:
+        """Take the settings that hold from the coming step on."""
+        self.stage = self.config.at(self.state.step)
+        learner = self.learner
+        learner.objective, learner.settings = self.stage.objective, self.stage.update
+        learner.temperature = self.stage.sampling.temperature
+
+    def _load(self) -> None:
+        """Bring up the learner, the reference, and what hooks see."""
         config = self.config
-        for source in (self.tasks, *(part.tasks for part in config.eval.values())):
-            closing.callback(source.load_state_dict, source.state_dict())  # a second run reads the same tasks
-        closing.callback(self.sampler.close)
-        verification = config.verification
-        self.collector = Collector(
-            config.environment,
-            self.sampler,
-            config.verifier,
-            workers=verification.workers,
-            timeout=verification.timeout,
-            memory_gb=verification.memory_gb,
-            on_error=verification.on_error,
-        )
-        closing.callback(self.collector.close)
-        self.policy.load(runtime.device(config.device))
-        self.policy.version = 0
-        self.sampler.sync(self.policy)
-        if any(map(reads_reference, (config.objective, *config.shapers))):
+        stages = config.every_stage()
+        if any(reads_reference(part) for stage in stages for part in (stage.objective, *stage.shapers)):
             self.reference = self.policy.frozen_copy()
         self.learner = Learner(
             self.policy,
@@ -160,22 +157,40 @@ class Trainer:
             temperature=config.sampling.temperature,
             seed=config.seed,
         )
-        self.state = State(0, config.steps, self.folder, self.policy, play=self.collector.play, save=self._save)
-        for hook in reversed(self.hooks):
-            closing.callback(self._call, hook, "on_end")
-        if resume:
-            self._resume(checkpoint.latest(self.folder))
+        self.state = State(
+            0,
+            config.steps,
+            self.folder,
+            self.policy,
+            reference=self.reference,
+            play=self.session.play,
+            save=self._save,
+            anchor=self._anchor,
+            restart=self.learner.restart,
+        )
+        self._enter_stage()
+
+    def _anchor(self, weights: Mapping[str, Any] | None = None) -> None:
+        """Make the policy as it is now, or the given trainable weights, the reference."""
+        if self.reference is None:
+            raise ValueError(
+                "there is no reference to move: no part of this run reads one (objective.penalties, shapers)"
+            )
+        self.reference.load_state_dict(self.policy.state_dict() if weights is None else weights)
 
     def _resume(self, path: Path) -> None:
         saved = checkpoint.load(path)
         self.policy.load_state_dict(saved["policy"])
         self.policy.version = saved["version"]
+        if self.reference is not None and saved.get("reference"):
+            self.reference.load_state_dict(saved["reference"])
         self.learner.load_state_dict(saved["learner"])
-        self.tasks.load_state_dict(saved["tasks"])
+        self.state.step = saved["step"]
+        self._enter_stage()
+        self.stage.tasks.load_state_dict(saved["tasks"])
         for name, hook in _named(self.hooks):
             if name in saved["hooks"]:  # else it is new to the run
                 hook.load_state_dict(saved["hooks"][name])
-        self.state.step = saved["step"]
         self.sampler.sync(self.policy)
         log.info("resumed from %s", path)
 
@@ -185,43 +200,12 @@ class Trainer:
             "step": self.state.step,
             "version": self.policy.version,
             "policy": self.policy.state_dict(),
+            "reference": self.reference.state_dict() if self.reference is not None else {},
             "learner": self.learner.state_dict(),
-            "tasks": self.tasks.state_dict(),
+            "tasks": self.stage.tasks.state_dict(),
             "hooks": {name: hook.state_dict() for name, hook in _named(self.hooks)},
         }
         return checkpoint.save(self.folder, self.state.step, self.policy, state, keep=self.config.checkpoint.keep)
-
-    def _claim_folder(self, resume: bool) -> None:
-        claim = self.folder / "metrics.jsonl"
-        if resume and checkpoint.latest(self.folder) is None:
-            raise FileNotFoundError(f"there is no checkpoint to resume from in {self.folder / 'checkpoints'}")
-        if claim.exists() and self.config.folder is None and not resume:
-            self.folder = self.config.run_folder()  # another run was faster
-            claim = self.folder / "metrics.jsonl"
-        if not resume and (self.folder / "config.yaml").exists() and not claim.exists():
-            raise FileExistsError(f"{self.folder / 'config.yaml'} would be overwritten; give another folder")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            claim.touch(exist_ok=resume)
-        except FileExistsError:
-            raise FileExistsError(f"{self.folder} holds a run; resume it, or give another folder") from None
-        self._wrote_config = False
-
-    def _give_back_folder(self, failure: type[BaseException] | None, *_: object) -> None:
-        """What failed before its first line was no run: it may start again in the same folder."""
-        claim = self.folder / "metrics.jsonl"
-        if failure and not claim.stat().st_size and checkpoint.latest(self.folder) is None:
-            claim.unlink()
-            if self._wrote_config:
-                (self.folder / "config.yaml").unlink()
-            with suppress(OSError):
-                self.folder.rmdir()  # if there is nothing else in it
-
-    def _write_config(self) -> None:
-        scratch = self.folder / ".config.yaml.partial"
-        scratch.write_text(self.config.dump(), encoding="utf-8")
-        scratch.replace(self.folder / "config.yaml")
-        self._wrote_config = True
 
     def _tell(self, event: str) -> None:
         """Call every hook, also those after one whose evaluation Ctrl-C cut short."""
@@ -244,8 +228,8 @@ class Trainer:
         def interrupt(*_: object) -> None:
             self._interrupted = True
             signal.signal(signal.SIGINT, before)
-            if self.collector is not None:
-                self.collector.cancel()
+            if self.session.collector is not None:
+                self.session.collector.cancel()
             print("\nstopping: saving a checkpoint (Ctrl-C again to stop at once)", file=sys.stderr)
 
         before = signal.signal(signal.SIGINT, interrupt)
@@ -271,7 +255,7 @@ def _describe(groups: Sequence[Group], kept: Sequence[bool]) -> dict[str, float]
     metrics = {
         "groups/kept": sum(kept),
         "groups/dropped": len(kept) - sum(kept),
-        "tokens/sampled": sum(trajectory.sampled for trajectory in played),
+        "tokens/sampled": sum(group.sampled for group in groups),
         "verify/errors": sum(trajectory.error is not None for trajectory in played),
     }
     if rewards:
@@ -279,4 +263,6 @@ def _describe(groups: Sequence[Group], kept: Sequence[bool]) -> dict[str, float]
     if played:
         metrics["length/mean"] = fmean(trajectory.sampled for trajectory in played)
         metrics["length/truncated"] = fmean(trajectory.stop == "length" for trajectory in played)
+    for name in dict.fromkeys(name for group in groups for name in group.metrics):
+        metrics[name] = fmean(group.metrics[name] for group in groups if name in group.metrics)
     return metrics

@@ -161,16 +161,32 @@ class Trajectory:
 
 @dataclass
 class Group:
-    """Trajectories that are compared with each other: siblings of one task, or the players of one game."""
+    """Trajectories that are compared with each other: siblings of one task, or the players of one game.
+
+    Attributes:
+        task: What was asked.
+        trajectories: Those that are compared.
+        aside: Others that were played to judge these (a blind retry, the further retries of a reflection): they are
+            logged and their tokens counted, and they are neither compared nor trained on.
+        metrics: How it was played, by the name of the metric; a step logs the mean over its groups.
+    """
 
     task: Task
     trajectories: list[Trajectory]
+    aside: list[Trajectory] = field(default_factory=list)
+    metrics: dict[str, float] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[Trajectory]:
         return iter(self.trajectories)
 
     def __len__(self) -> int:
         return len(self.trajectories)
+
+    @property
+    def sampled(self) -> int:
+        """Number of steps that the policy sampled; a segment that several trajectories hold was sampled once."""
+        held = {id(s): s for t in (*self.trajectories, *self.aside) for s in t.segments if s.source == "policy"}
+        return sum(map(len, held.values()))
 
     @property
     def rewards(self) -> list[float]:
@@ -190,6 +206,28 @@ class Group:
 
 
 @dataclass
+class Row:
+    """What a policy encodes as one row: a context, and the branches that continue it independently.
+
+    Attributes:
+        context: Segments that all branches share.
+        branches: For each trajectory its segments after ``context``, cut after the last trained step.
+        trajectories: Index of each branch's trajectory within the update.
+        group: Index of the group within the update.
+        advantages: Of each branch's trajectory.
+    """
+
+    context: list[Segment]
+    branches: list[list[Segment]]
+    trajectories: list[int]
+    group: int
+    advantages: list[float]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.context)) + sum(len(s) for branch in self.branches for s in branch)
+
+
+@dataclass
 class Batch:
     """Rows of steps, ready for a policy. ``[B, T]`` tensors; only the policy opens ``inputs``.
 
@@ -201,6 +239,8 @@ class Batch:
         trajectory: ``[B, T]`` int64: index of the step's trajectory within the update, -1 outside the mask.
         group: ``[B, T]`` int64: likewise for its group.
         temperature: Of sampling; the policy divides its logits by it.
+        seed: Keys the draws of the optimiser step that the batch belongs to.
+        fields: Values of step fields that were computed over the whole mini-batch, by the field's place.
         old_logprobs: ``[B, T]`` under the weights at the start of the update, by the trainer's own kernels; None
             while the update is on-policy, where the current ones take their place and the ratio is exactly 1.
         reference_logprobs: ``[B, T]`` under the reference policy; None where nothing reads them.
@@ -213,6 +253,8 @@ class Batch:
     trajectory: Tensor
     group: Tensor
     temperature: float = 1.0
+    seed: int = 0
+    fields: dict[str, Tensor] = field(default_factory=dict)
     old_logprobs: Tensor | None = None
     reference_logprobs: Tensor | None = None
 

@@ -45,6 +45,18 @@ def leave_one_out(groups: Sequence[Group]) -> None:
             trajectory.advantage = centred_reward * size / max(size - 1, 1)
 
 
+def raw(groups: Sequence[Group]) -> None:
+    """``A_i = r_i``: REINFORCE (Williams, 1992), for rewards that bring a baseline of their own.
+
+    Such a reward is a difference already (to a blind retry, to another player); a group's mean would cancel what its
+    members have in common.
+    """
+    for group in groups:
+        for trajectory in group:
+            if trajectory.reward is not None:
+                trajectory.advantage = float(trajectory.reward)
+
+
 def batch_whitened(
     groups: Sequence[Group], *, eps: PositiveFloat = 1e-6, per: Literal["trajectory", "step"] = "trajectory"
 ) -> None:

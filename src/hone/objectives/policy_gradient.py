@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import field
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from hone import ranks
 from hone.math.divergence import k3
 from hone.math.reduce import token_mean
 from hone.math.surrogate import clipped_steps, ppo_clip
@@ -35,18 +38,57 @@ class PolicyGradient:
         """Whether a part reads the reference policy's log-probabilities."""
         return any(reads_reference(part) for part in (*self.weights, *self.penalties))
 
+    @torch.no_grad()
+    def survey(self, policy: Policy, batches: Sequence[Batch]) -> None:
+        """Show a whole mini-batch to the fields that pool over it, before the gradient of its first part.
+
+        That costs a forward pass, unless the mini-batch is one micro-batch: then each field sees it whole anyhow.
+        """
+        pooled = {place: part for place, part in self._fields().items() if getattr(part, "pooled", False)}
+        if not pooled or (len(batches) == 1 and not ranks.several()):
+            return
+        scores = [policy.score(batch) for batch in batches]
+        for place, part in pooled.items():
+            for batch, values in zip(batches, part.over(scores, batches), strict=True):
+                batch.fields[place] = values
+
     def __call__(self, policy: Policy, batch: Batch) -> Loss:
         """Score the batch and reduce its loss; metrics are over all trained steps, whatever the weights."""
         scores = policy.score(batch)
         old = scores.logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
         log_ratio = scores.logprobs - old
-        losses = self.surrogate(log_ratio, batch.advantages, batch)
-        for weight in self.weights:
-            losses = losses * weight(scores, batch)
-        for penalty in self.penalties:
-            losses = losses + penalty(scores, batch)
+        terms = {"surrogate": self.surrogate(log_ratio, batch.advantages, batch)}
+        metrics: dict[str, tuple[float, float]] = {}
+        for place, part in self._fields().items():
+            values = batch.fields.pop(place) if place in batch.fields else part(scores, batch)
+            if measure := getattr(part, "measure", None):
+                metrics |= measure(values, scores, batch)
+            if place.startswith("weight"):
+                terms["surrogate"] = terms["surrogate"] * values
+            else:
+                terms[place] = values
+        losses, *penalties = terms.values()
+        for values in penalties:
+            losses = losses + values
         total, weight = self.reduction(losses, batch)
-        return Loss(total, weight, self._metrics(scores, log_ratio.detach(), old, batch))
+        if penalties:
+            metrics |= self._contributions(terms, batch)
+        return Loss(total, weight, metrics | self._metrics(scores, log_ratio.detach(), old, batch))
+
+    def _fields(self) -> dict[str, StepField]:
+        """Every field by its place: the weights, and behind them the penalties, each with its name."""
+        weights = {f"weight {i}": part for i, part in enumerate(self.weights)}
+        return weights | {f"penalty {i} {_name(part)}": part for i, part in enumerate(self.penalties)}
+
+    @torch.no_grad()
+    def _contributions(self, terms: Mapping[str, Tensor], batch: Batch) -> dict[str, tuple[float, float]]:
+        """What the surrogate and each penalty contribute to the loss: they add up to it."""
+        found: dict[str, tuple[float, float]] = {}
+        for place, losses in terms.items():
+            total, weight = self.reduction(losses.detach(), batch)
+            name = f"loss/{place.split()[-1]}"
+            found[name] = (found.get(name, (0.0, 0.0))[0] + float(total), weight)
+        return found
 
     @torch.no_grad()
     def _metrics(self, scores: Scores, log_ratio: Tensor, old: Tensor, batch: Batch) -> dict[str, tuple[float, float]]:
@@ -70,3 +112,8 @@ class PolicyGradient:
             "mismatch/max": gap.abs().max(),
         }
         return {name: (float(value), count) for name, value in sums.items()}
+
+
+def _name(part: StepField) -> str:
+    function = part.func if isinstance(part, partial) else part
+    return getattr(function, "__name__", type(part).__name__.lower())

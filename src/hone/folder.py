@@ -1,0 +1,59 @@
+"""The folder of a run, claimed by the run that writes to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from hone import checkpoint
+
+
+@contextmanager
+def claimed(config: Any, *, resume: bool) -> Iterator[Path]:
+    """The folder of a configuration's run, with no other run in it.
+
+    What failed before its first line of metrics was no run: it may start again in the same folder.
+
+    Raises:
+        FileExistsError: If the folder holds another run.
+        FileNotFoundError: If there is nothing to resume.
+    """
+    folder = _claim(config, resume)
+    claim, settings = folder / "metrics.jsonl", folder / "config.yaml"
+    had_settings = settings.exists()
+    try:
+        yield folder
+    except BaseException:
+        if not claim.stat().st_size and checkpoint.latest(folder) is None:
+            claim.unlink()
+            if not had_settings:
+                settings.unlink(missing_ok=True)
+            with suppress(OSError):
+                folder.rmdir()  # if there is nothing else in it
+        raise
+
+
+def _claim(config: Any, resume: bool) -> Path:
+    folder = config.run_folder()
+    if resume and checkpoint.latest(folder) is None:
+        raise FileNotFoundError(f"there is no checkpoint to resume from in {folder / 'checkpoints'}")
+    claim, settings = folder / "metrics.jsonl", folder / "config.yaml"
+    if not resume and settings.exists() and not claim.exists():
+        raise FileExistsError(f"{settings} would be overwritten; give another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        claim.touch(exist_ok=resume)
+    except FileExistsError:
+        if config.folder is None and not resume:
+            return _claim(config, resume)  # another run was faster; there is a next name
+        raise FileExistsError(f"{folder} holds a run; resume it, or give another folder") from None
+    return folder
+
+
+def write_settings(folder: Path, text: str) -> None:
+    """Write ``config.yaml``, whole or not at all."""
+    scratch = folder / ".config.yaml.partial"
+    scratch.write_text(text, encoding="utf-8")
+    scratch.replace(folder / "config.yaml")

@@ -1,0 +1,122 @@
+"""A policy that plays: its weights, its sampler, and the workers of its verifiers, without a learner."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+from hone import runtime
+from hone.collect import Collector
+from hone.seats import Environment, SamplingParams, TaskSource, Verifier
+from hone.types import Group, Task
+
+
+class Session:
+    """A :class:`~hone.seats.Player`: everything that a configuration needs to play. A context manager.
+
+    On entry the weights are loaded and the sources that play others are bound; at the end every source is where it
+    was before, so that a second run reads the same tasks.
+
+    Args:
+        config: A :class:`hone.Config`.
+
+    Attributes:
+        collector: Plays groups.
+    """
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+        self.policy, self.sampler = config.model, config.sampler
+        self.collector: Collector | None = None
+        self._closing = ExitStack()
+        self._fingerprint: tuple[int, str] | None = None
+
+    def __enter__(self) -> Session:
+        with ExitStack() as closing:  # if loading fails, what was begun is undone
+            self._load(closing)
+            self._closing = closing.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closing.close()
+
+    def _load(self, closing: ExitStack) -> None:
+        config, limits = self.config, self.config.verification
+        sources = [found for stage in config.every_stage() for found in within(stage.tasks)]
+        sources += [found for part in config.eval.values() for found in within(part.tasks)]
+        for source in sources:
+            closing.callback(source.load_state_dict, source.state_dict())
+        closing.callback(self.sampler.close)
+        self.collector = Collector(
+            config.environment,
+            self.sampler,
+            config.verifier,
+            workers=limits.workers,
+            timeout=limits.timeout,
+            memory_gb=limits.memory_gb,
+            on_error=limits.on_error,
+        )
+        closing.callback(self.collector.close)
+        self.policy.load(runtime.device(config.device))
+        self.policy.version = 0
+        self.sampler.sync(self.policy)
+        for source in sources:
+            if hasattr(source, "bind"):
+                source.bind(self)
+
+    def play(
+        self,
+        tasks: Sequence[Task],
+        n: int,
+        params: SamplingParams,
+        verifier: Verifier | None = None,
+        environment: Environment | None = None,
+    ) -> list[Group]:
+        """Play each task ``n`` times; see :meth:`hone.collect.Collector.play`."""
+        return self.collector.play(tasks, n, params, verifier, environment)
+
+    def run(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """Await a coroutine where the sampler samples; see :meth:`hone.collect.Collector.run`."""
+        return self.collector.run(work)
+
+    def fingerprint(self) -> str:
+        """A hash of the trainable weights as they are now, and of the model's name."""
+        version = self.policy.version
+        if self._fingerprint is None or self._fingerprint[0] != version:
+            self._fingerprint = version, _hash(getattr(self.policy, "path", ""), self.policy.state_dict())
+        return self._fingerprint[1]
+
+
+def make(config: Any, command: str, report: Callable[[str], None]) -> list[dict[str, Any]]:
+    """Have every source of a configuration that answers to ``command`` play until its data set is whole.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    makers = [source for source in within(config.tasks) if getattr(source, "command", None) == command]
+    if not makers:
+        raise ValueError(f"tasks: there is no source here for `hone {command}`")
+    with Session(config):
+        return [source.make(report) for source in makers]
+
+
+def within(source: TaskSource) -> Iterator[TaskSource]:
+    """A source, and the sources that it draws from."""
+    yield source
+    for value in getattr(source, "__dict__", {}).values():
+        held = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else [value]
+        for inner in held:
+            if isinstance(inner, TaskSource) and inner is not source:
+                yield from within(inner)
+
+
+def _hash(name: str, weights: Mapping[str, Any]) -> str:
+    import torch
+
+    digest = hashlib.blake2b(name.encode(), digest_size=16)
+    for key in sorted(weights):
+        digest.update(key.encode())
+        digest.update(weights[key].detach().cpu().contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()
