@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
         made = commands.add_parser(name, help=help, description=help)
         for key, text in argument.items():
             made.add_argument(key, help=text)
-        made.set_defaults(run=run)
+        made.set_defaults(run=run, command=name)
         return made
 
     overrides = {
@@ -80,6 +80,18 @@ def _parser() -> argparse.ArgumentParser:
         "check", _check, "Parse a configuration, try its parts on something small, and print what a run will do.",
         config="a YAML file",
     ).add_argument("overrides", **overrides)  # fmt: skip
+    command(
+        "mine", _make, "Play the first attempts of a configuration whose tasks are failures, and store those that failed.",
+        config="a YAML file",
+    ).add_argument("overrides", **overrides)  # fmt: skip
+    synth = command(
+        "synth", _make, "Rewrite the tasks of a configuration into harder ones, and store those that hold.",
+        config="a YAML file",
+    )  # fmt: skip
+    synth.add_argument("overrides", **overrides)
+    synth.add_argument("--report", action="store_true", help="tell and draw what is in the store, and make nothing")
+    command("report", _report, "Tell what a run did, and which tasks its training can solve that it could not before.",
+            folder="the run's folder")  # fmt: skip
     command("plot", _plot, "Draw the curves of a run into its folder.", folder="the run's folder").add_argument(
         "--output", type=Path, help="the PNG to write; by default curves.png in the folder"
     )
@@ -120,6 +132,31 @@ def _check(chosen: argparse.Namespace) -> int:
 
     _quiet_libraries()
     return 0 if check(load_config(chosen.config, chosen.overrides)) else 1
+
+
+def _make(chosen: argparse.Namespace) -> int:
+    from hone.config import load_config
+    from hone.session import make, within
+
+    command, config = chosen.command, load_config(chosen.config, chosen.overrides)
+    if getattr(chosen, "report", False):
+        for source in within(config.tasks):
+            if getattr(source, "command", None) == command:
+                print(source.report())
+        return 0
+    _quiet_libraries()
+    for made in make(config, command, print):
+        print("\n".join(f"{name}: {value}" for name, value in made.items()))
+    return 0
+
+
+def _report(chosen: argparse.Namespace) -> int:
+    from hone.report.regimes import regimes
+    from hone.report.run import Run
+
+    run = Run(chosen.folder)
+    print(run.summary(), regimes(run), sep="\n\n")
+    return 0
 
 
 def _plot(chosen: argparse.Namespace) -> int:

@@ -9,10 +9,16 @@ from hone.types import Group, Trajectory
 
 
 def rows(step: int, groups: Sequence[Group], kept: Sequence[bool]) -> Iterator[dict[str, Any]]:
-    """One row for each trajectory, in the order of play. The prompt is in the segments."""
+    """One row for each trajectory, in the order of play. The prompt is in the segments.
+
+    What was played aside, to judge the group, follows behind it, with null for its ``sibling``.
+    """
     for index, (group, trained) in enumerate(zip(groups, kept, strict=True)):
         for sibling, trajectory in enumerate(group):
             place = {"step": step, "task": trajectory.task.id, "group": index, "sibling": sibling, "kept": trained}
+            yield place | _outcome(trajectory)
+        for trajectory in group.aside:
+            place = {"step": step, "task": trajectory.task.id, "group": index, "sibling": None, "kept": False}
             yield place | _outcome(trajectory)
 
 

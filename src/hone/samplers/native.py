@@ -7,6 +7,7 @@ one takes its slot; each token's noise is keyed by (seed, position), so a sample
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -57,6 +58,7 @@ class NativeSampler:
 
     renderer: Any = field(default=None, init=False, repr=False, compare=False)
     _policy: Any = field(default=None, init=False, repr=False, compare=False)
+    _cache_keyword: str = field(default="cache", init=False, repr=False, compare=False)
     _waiting: deque[Request] = field(default_factory=deque, init=False, repr=False, compare=False)
     _running: list[Request] = field(default_factory=list, init=False, repr=False, compare=False)
     _prefixes: dict[tuple[int, ...], Prefix] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -73,6 +75,8 @@ class NativeSampler:
         if not getattr(policy, "takes_masks", False):
             raise ValueError("sampler: the native sampler needs a model whose layers are all attention")
         self._policy, self.renderer = policy, policy.renderer
+        known = inspect.signature(policy.backbone.forward).parameters
+        self._cache_keyword = "cache" if "cache" in known else "past_key_values"  # before transformers 5.24
 
     def close(self) -> None:
         """Forget the policy; sequences under way fail."""
@@ -131,8 +135,8 @@ class NativeSampler:
             input_ids=tokens[:, None],
             position_ids=positions[:, None],
             attention_mask=masks.by_layer(self._policy.text_config, allowed, queries, keys),
-            past_key_values=self._slots.cache,
             use_cache=True,
+            **{self._cache_keyword: self._slots.cache},
         ).last_hidden_state
         self._rules = self._rules or Rules.stack([r.params for r in self._running], device)
         self._extend(self._running, self._policy.logits(hidden[:, 0]), self._rules)
@@ -228,8 +232,8 @@ class NativeSampler:
         hidden = self._policy.backbone(
             input_ids=ids,  # padding comes last, where a causal model does not look at it
             position_ids=torch.arange(width, device=device).expand(len(contexts), -1),
-            past_key_values=cache,
             use_cache=True,
+            **{self._cache_keyword: cache},
         ).last_hidden_state
         ends = torch.tensor([len(context) - 1 for context in contexts], device=device)
         logits = self._policy.logits(hidden[torch.arange(len(contexts), device=device), ends])

@@ -54,7 +54,7 @@ class Slots:
     """The cache of a decode batch.
 
     Attributes:
-        cache: What a transformers model takes as ``past_key_values``.
+        cache: What a transformers model takes as its cache.
         count: Slots.
         length: Steps that each slot has room for.
         index: ``[n]`` the running slots, always the first ones.
