@@ -201,3 +201,48 @@ def test_it_works_where_an_event_loop_runs(check):
         return check(verifier=parts.Echo())
 
     assert asyncio.run(cell())[0]
+
+
+# The order in which the parts act.
+
+
+def test_the_order_of_a_step(check):
+    _, text = check(
+        objective={
+            "policy_gradient": {
+                "weights": ["truncated_importance"],
+                "penalties": [{"kl_penalty": {"coefficient": 0.25, "estimator": "k2"}}],
+            }
+        },
+        shapers=["mask_truncated"],
+        eval={"a": {"tasks": Letters(), "items": 2}},
+        stages={7: {"siblings": 4}},
+    )
+    order = text.partition("order of a step")[2]
+    rows = [line.strip("│").split("│") for line in order.splitlines() if line.startswith("│")]
+    acts = [(place.strip(), part.strip()) for place, part, _ in rows]
+    assert acts == [
+        ("tasks", "loop_parts:Letters"),
+        ("environment", "single_turn"),
+        ("verifier", "loop_parts:low"),
+        ("gate", "informative"),
+        ("shaper", "mask_truncated"),
+        ("advantage", "zscore"),
+        ("objective", "policy_gradient"),
+        ("surrogate", "ppo_clip"),
+        ("weight", "truncated_importance"),
+        ("penalty", "kl_penalty x 0.25"),
+        ("reduction", "token_mean"),
+        *(("hook", name) for name in ("evaluate", "log", "checkpoint", "live")),
+        ("stage, from 7 on", "siblings"),
+    ]
+    assert "surrogate adds" in text
+    assert "kl_penalty adds 0 to the loss" in text  # before the first update, the policy is the reference
+
+
+def test_a_source_that_plays_plays_nothing_when_it_is_checked(check):
+    from test_session import Counting
+
+    fine, text = check(tasks=Counting(source=Letters(), fails=True))
+    assert fine
+    assert "│ tasks       │ test_session:Counting" in text

@@ -461,3 +461,105 @@ def test_a_plain_loss_is_enough(learner, make_group):
     groups = [make_group(seed=1)]
     losses = [made.update(groups, step)["loss"] for step in range(5)]
     assert losses == sorted(losses, reverse=True)
+
+
+# Beginning anew.
+
+
+def test_a_restart_forgets_the_moments_and_leaves_the_weights(learner, make_group):
+    made = learner(lr=1e-2)
+    for step in range(3):
+        made.update([make_group(seed=step)], step)
+    before = weights(made.policy)
+    made.restart(optimizer=False)
+    assert {float(state["step"]) for state in made.optimizer.state.values()} == {3.0}
+    made.restart()
+    assert torch.equal(weights(made.policy), before)
+    assert made.optimizer.state == {}
+    # The first step of AdamW has the size of the learning rate, whatever the gradient's, as on a fresh one.
+    made.update([make_group(seed=9)], 3)
+    moved = (weights(made.policy) - before).abs()
+    assert moved.max() == pytest.approx(1e-2, rel=1e-3)
+
+
+def rates(made, steps, make_group):
+    return [made.update([make_group(seed=step)], step)["lr"] for step in range(steps)]
+
+
+def test_the_schedule_goes_on_or_starts_again_over_the_steps_that_remain(learner, make_group):
+    def course():
+        return learner(lr=8e-3, schedule="linear", warmup_steps=2, steps=10)
+
+    plain = course()
+    assert rates(plain, 10, make_group) == pytest.approx([0, 4e-3, 8e-3, 7e-3, 6e-3, 5e-3, 4e-3, 3e-3, 2e-3, 1e-3])
+    kept = course()
+    first = rates(kept, 4, make_group)
+    kept.restart(optimizer=True, schedule=False)
+    assert first + rates(kept, 6, make_group) == pytest.approx(
+        [0, 4e-3, 8e-3, 7e-3, 6e-3, 5e-3, 4e-3, 3e-3, 2e-3, 1e-3]
+    )
+    anew = course()
+    rates(anew, 4, make_group)
+    anew.restart(schedule=True)
+    assert rates(anew, 6, make_group) == pytest.approx([0, 4e-3, 8e-3, 6e-3, 4e-3, 2e-3])
+
+
+def test_a_learner_that_takes_over_one_that_began_anew_has_the_same_rates(learner, make_group, tiny_policy):
+    def course():
+        return learner(lr=8e-3, schedule="linear", warmup_steps=2, steps=10)
+
+    one = course()
+    rates(one, 4, make_group)
+    one.restart(schedule=True)
+    rates(one, 1, make_group)
+    other = course()
+    other.load_state_dict(one.state_dict())
+    assert rates(other, 5, make_group) == rates(one, 5, make_group) == pytest.approx([4e-3, 8e-3, 6e-3, 4e-3, 2e-3])
+
+
+# Fields that see the whole mini-batch.
+
+
+class Share:
+    """A pooled weight: each step's share of the entropy of its mini-batch, times the number of its steps."""
+
+    pooled = True
+
+    def __init__(self):
+        self.surveys = []
+
+    def __call__(self, scores, batch):
+        return self.over([scores], [batch])[0]
+
+    def over(self, scores, batches):
+        self.surveys.append([batch.seed for batch in batches])
+        whole = sum(s.entropy.sum() for s in scores)
+        steps = sum(batch.mask.sum() for batch in batches)
+        return [s.entropy.detach() / whole.detach() * steps for s in scores]
+
+    def measure(self, values, scores, batch):
+        return {"share/mean": (float(values[batch.mask].sum()), float(batch.mask.sum()))}
+
+
+def test_a_pooled_field_gives_the_same_gradient_however_the_mini_batch_is_cut(learner, make_group, tiny_policy):
+    found = []
+    for tokens in (1, 40, 10**6):
+        share = Share()
+        policy = tiny_policy(config={"initializer_range": 0.05})
+        made = learner(policy, PolicyGradient(weights=[share]), tokens=tokens, max_grad_norm=FREE)
+        seen = gradients(made)
+        metrics = made.update(some_groups(make_group), 0)
+        assert metrics["share/mean"] == pytest.approx(1.0)
+        assert len(share.surveys) == 1  # once an optimiser step, never once a micro-batch
+        assert len(set(share.surveys[0])) == 1  # and all micro-batches draw by one key
+        found += seen
+    assert distance(found[1], found[0]) < 1e-6
+    assert distance(found[2], found[0]) < 1e-6
+
+
+def test_every_optimiser_step_is_surveyed_anew_and_draws_by_a_key_of_its_own(learner, make_group):
+    share = Share()
+    made = learner(None, PolicyGradient(weights=[share]), minibatches=2, epochs=2, tokens=1, lr=1e-2)
+    made.update(some_groups(make_group), 0)
+    assert len(share.surveys) == 4
+    assert len({seeds[0] for seeds in share.surveys}) == 4

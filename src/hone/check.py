@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from itertools import islice
+from itertools import cycle, islice
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -18,6 +19,7 @@ from rich.table import Table
 from hone.config import Config
 from hone.hooks.log import Log
 from hone.math.gates import everything
+from hone.order import order
 from hone.seats import TaskSource
 from hone.trainer import Trainer
 from hone.types import Group, Score, Segment, Task, Trajectory
@@ -39,13 +41,14 @@ def check(config: Config, console: Console | None = None) -> bool:
     """
     console = console or Console()
     console.print(arithmetic(config))
+    console.print(order(config))
     tasks: list[Task] = []
     steps: list[tuple[str, Callable[[], str]]] = [
         ("tasks", lambda: _tasks(config.tasks, tasks)),
         *((f"tasks of eval {name}", partial(_tasks, part.tasks, [])) for name, part in config.eval.items()),
         ("verifier, right answers", lambda: _golden(config, tasks)),
         ("verifier, adversarial answers", lambda: _adversarial(config, tasks)),
-        ("one step of a miniature", lambda: _miniature(config)),
+        ("one step of a miniature", lambda: _miniature(config, tasks)),
     ]
     fine = True
     for name, step in steps:
@@ -145,7 +148,26 @@ def _alternate(groups: Sequence[Group]) -> None:
             trajectory.advantage = 1.0 - 2.0 * (i % 2)
 
 
-def _miniature(config: Config) -> str:
+class _Few:
+    """The tasks at hand, over and over: a miniature is not to move, bind or fill the sources of the run."""
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        self._tasks = cycle(tasks)
+
+    def __iter__(self) -> Iterator[Task]:
+        return self
+
+    def __next__(self) -> Task:
+        return next(self._tasks)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        pass
+
+
+def _miniature(config: Config, tasks: Sequence[Task]) -> str:
     shrink = getattr(config.model, "miniature", None)
     if shrink is None:
         return "this policy has no miniature; skipped"
@@ -153,6 +175,8 @@ def _miniature(config: Config) -> str:
         small = config.model_copy(
             update={
                 "model": shrink(Path(folder, "model")),
+                "tasks": _Few(tasks),
+                "stages": {},
                 "sampling": replace(config.sampling, max_tokens=min(8, config.sampling.max_tokens)),
                 "steps": 1,
                 "prompts": min(2, config.prompts),
@@ -166,7 +190,10 @@ def _miniature(config: Config) -> str:
                 "device": "cpu",
             }
         )
+        small._stages = {}
         trainer = Trainer(small)
         trainer.hooks = [Log(tensorboard=False)]
         metrics = trainer.fit().metrics[-1]
-    return f"sampled {metrics['tokens/sampled']} tokens, gradient norm {metrics.get('grad_norm', 0.0):.3g}"
+    norm = f"sampled {metrics['tokens/sampled']} tokens, gradient norm {metrics.get('grad_norm', 0.0):.3g}"
+    terms = {name.partition("/")[2]: value for name, value in metrics.items() if name.startswith("loss/")}
+    return norm + "".join(f"; {name} adds {value:.3g} to the loss" for name, value in terms.items())

@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
         config="a YAML file",
     ).add_argument("overrides", **overrides)  # fmt: skip
     command(
-        "mine", _make, "Play the first attempts of a configuration whose tasks are failures, and store those that failed.",
+        "mine", _make, "Play first attempts at the tasks of a configuration, and store those that failed.",
         config="a YAML file",
     ).add_argument("overrides", **overrides)  # fmt: skip
     synth = command(

@@ -47,8 +47,8 @@ def test_an_empty_segment_at_the_end_does_not_hide_the_end_of_the_reply(renderer
 def test_a_template_that_edits_earlier_replies_does_not_edit_what_was_sampled(renderer):
     """Reasoning models' templates cut the reasoning out of earlier replies; ours were sampled with it."""
     renderer.tokenizer.chat_template = (
-        "{% for m in messages %}<|{{ m.role }}|>{% if m.role == 'assistant' %}{{ m.content.split('</think>')[-1] | trim }}"
-        "{% else %}{{ m.content }}{% endif %}<|end|>{% endfor %}<|assistant|>"
+        "{% for m in messages %}<|{{ m.role }}|>"
+        "{% if m.role == 'assistant' %}{{ m.content.split('</think>')[-1] | trim }}{% else %}{{ m.content }}{% endif %}<|end|>{% endfor %}<|assistant|>"
     )
     prompt = renderer.prompt(QUESTION)
     attempt = renderer.reply("<think>hm</think> 4 ")
