@@ -214,7 +214,7 @@ def test_the_order_of_a_step(check):
                 "penalties": [{"kl_penalty": {"coefficient": 0.25, "estimator": "k2"}}],
             }
         },
-        shapers=["mask_truncated"],
+        shapers=[{"overlong": {"max_length": 99, "buffer": 9}}],
         eval={"a": {"tasks": Letters(), "items": 2}},
         stages={7: {"siblings": 4}},
     )
@@ -226,7 +226,7 @@ def test_the_order_of_a_step(check):
         ("environment", "single_turn"),
         ("verifier", "loop_parts:low"),
         ("gate", "informative"),
-        ("shaper", "mask_truncated"),
+        ("shaper", "overlong"),
         ("advantage", "zscore"),
         ("objective", "policy_gradient"),
         ("surrogate", "ppo_clip"),
