@@ -136,3 +136,5 @@ def test_a_source_may_play_while_the_trainer_trains(config):
     run = hone.Trainer(made).fit()
     assert [row["step"] for row in run.metrics] == [1, 2]
     assert {row["task"] for row in run.rollouts} == {f"letter-{i}" for i in range(4)}
+    assert [row["tokens/aside"] for row in run.metrics] == [4, 4]  # what the source played; not among the run's own
+    assert [row["tokens/sampled"] for row in run.metrics] == [30, 30]

@@ -44,11 +44,14 @@ class Player(Protocol):
     """What a source that plays is given: the policy as it is now, its sampler, and the verifiers' workers.
 
     ``play`` samples and judges outside of training; ``run`` awaits a coroutine where the sampler samples;
-    ``fingerprint`` is a hash of the policy's weights as they are now.
+    ``fingerprint`` is a hash of the policy's weights as they are now. Environment, verifier and sampling are the run's.
     """
 
     policy: Policy
     sampler: Sampler
+    environment: Environment
+    verifier: Verifier
+    sampling: SamplingParams
 
     def play(
         self,

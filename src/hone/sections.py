@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from hone.seats import SamplingParams, TaskSource, Verifier, settings
+from hone.seats import Environment, SamplingParams, TaskSource, Verifier, settings
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
@@ -77,6 +77,7 @@ class EvalConfig:
         siblings: Trajectories per task.
         sampling: None is greedy, with the stop strings and the length of training.
         verifier: None is that of training.
+        environment: None is that of training.
     """
 
     tasks: TaskSource
@@ -85,6 +86,7 @@ class EvalConfig:
     siblings: int = Field(1, ge=1)
     sampling: SamplingParams | None = None
     verifier: Verifier | None = None
+    environment: Environment | None = None
 
 
 @settings

@@ -24,12 +24,15 @@ class Session:
 
     Attributes:
         collector: Plays groups.
+        sampled: Tokens sampled by :meth:`play`, for sources and whoever else is given the session as a player.
     """
 
     def __init__(self, config: Any) -> None:
         self.config = config
         self.policy, self.sampler = config.model, config.sampler
+        self.environment, self.verifier, self.sampling = config.environment, config.verifier, config.sampling
         self.collector: Collector | None = None
+        self.sampled = 0
         self._closing = ExitStack()
         self._fingerprint: tuple[int, str] | None = None
 
@@ -75,7 +78,9 @@ class Session:
         environment: Environment | None = None,
     ) -> list[Group]:
         """Play each task ``n`` times; see :meth:`hone.collect.Collector.play`."""
-        return self.collector.play(tasks, n, params, verifier, environment)
+        groups = self.collector.play(tasks, n, params, verifier, environment)
+        self.sampled += sum(group.sampled for group in groups)
+        return groups
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
         """Await a coroutine where the sampler samples; see :meth:`hone.collect.Collector.run`."""

@@ -92,9 +92,11 @@ class Trainer:
         return Run(self.folder)
 
     def _step(self) -> None:
-        started = time.perf_counter()
+        started, aside = time.perf_counter(), self.session.sampled
         groups, kept, seconds = self._collect()
         metrics = _describe(groups, kept)
+        if self.session.sampled > aside:
+            metrics["tokens/aside"] = self.session.sampled - aside
         chosen = [group for group, keep in zip(groups, kept, strict=True) if keep]
         if chosen:
             self._credit(chosen)
@@ -119,7 +121,7 @@ class Trainer:
             if not tasks:
                 break
             keyed = params.keyed("train", self.state.step, turn)
-            played = self.session.play(tasks, stage.siblings, keyed, stage.verifier, stage.environment)
+            played = self.session.collector.play(tasks, stage.siblings, keyed, stage.verifier, stage.environment)
             groups += played
             kept += [stage.gate(group) for group in played]
             seconds = {name: total + self.session.collector.seconds[name] for name, total in seconds.items()}
@@ -163,7 +165,7 @@ class Trainer:
             self.folder,
             self.policy,
             reference=self.reference,
-            play=self.session.play,
+            play=self.session.collector.play,
             save=self._save,
             anchor=self._anchor,
             restart=self.learner.restart,

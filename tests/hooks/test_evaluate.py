@@ -133,6 +133,48 @@ def test_measures(state: State) -> None:
     }
 
 
+def graded(*rewards: list[float | None]):
+    """A play that gives each task's siblings these rewards."""
+
+    def play(tasks, n, params, verify=None) -> list[Group]:
+        segments = [Segment("response", "policy", (1,), (-1.0,), "x")]
+        return [
+            Group(task, [Trajectory(task, segments, reward=r, error=None if r is not None else "no") for r in own])
+            for task, own in zip(tasks, rewards, strict=True)
+        ]
+
+    return play
+
+
+def passed(state: State, *rewards: list[float | None]) -> dict[str, float]:
+    state.metrics, state.play = {}, graded(*rewards)
+    evaluation(items=len(rewards), siblings=len(rewards[0])).on_start(state)
+    return {name.rpartition("@")[2]: value for name, value in state.metrics.items() if "pass@" in name}
+
+
+def test_pass_at_k_by_hand(state: State) -> None:
+    # 2 right of 6: 1 - C(4,2)/C(6,2) = 1 - 6/15, 1 - C(4,4)/C(6,4) = 1 - 1/15, and 1. None right: 0.
+    found = passed(state, [1.0, 1.0, 0.0, 0.0, 0.0, 0.0], [0.0] * 6)
+    assert found == pytest.approx({"2": 0.6 / 2, "4": (14 / 15) / 2, "6": 0.5})
+    assert state.metrics["eval/heldout/accuracy"] == pytest.approx(1 / 6)
+    assert state.metrics.keys() >= {"eval/heldout/pass@2", "eval/heldout/pass@4", "eval/heldout/pass@6"}
+
+
+def test_only_full_rewards_pass(state: State) -> None:
+    assert passed(state, [0.99, 0.5], [1.0, 0.0], [1.5, 0.0]) == pytest.approx({"2": 2 / 3})
+
+
+def test_pass_at_k_leaves_unjudged_trajectories_out(state: State) -> None:
+    # 1 right of 3 judged: pass@2 is 1 - C(2,2)/C(3,2); four of its answers were never judged. 1 right of 4: 1 - 3/6.
+    found = passed(state, [1.0, 0.0, 0.0, None], [1.0, 0.0, 0.0, 0.0])
+    assert found == pytest.approx({"2": (2 / 3 + 1 / 2) / 2, "4": 1.0})
+    assert passed(state, [None, 1.0]) == {}
+
+
+def test_without_siblings_there_is_no_pass_at_k(state: State) -> None:
+    assert passed(state, [1.0], [0.0]) == {}
+
+
 def test_without_errors_there_is_no_such_metric(state: State) -> None:
     state.play = Play()
     evaluation().on_start(state)

@@ -12,7 +12,8 @@ from pydantic import Field
 
 from hone.hooks import jsonl
 from hone.hooks.rows import rows
-from hone.seats import SamplingParams, State, TaskSource, Verifier, settings
+from hone.math.passk import budgets, mean_pass_at_k, right
+from hone.seats import Environment, SamplingParams, State, TaskSource, Verifier, settings
 from hone.types import Group, Task
 
 
@@ -23,8 +24,10 @@ class Evaluate:
     It runs before the first step, every ``every`` steps, and at the end. Place it before the hook that logs, and after
     any hook that may stop the run, so that the last evaluation is part of the last step. The metrics are
     ``eval/<name>/accuracy`` (mean reward of the judged trajectories), ``length`` (mean sampled tokens), ``truncated``
-    (share that ran out of tokens), and ``errors`` (trajectories that could not be judged) when there are any. The
-    trajectories are written to ``evals/<name>/step-<N>.jsonl``.
+    (share that ran out of tokens), and ``errors`` (trajectories that could not be judged) when there are any. With
+    siblings there are ``pass@<k>`` too, for k = 2, 4, 8, ... and all of them: the chance that one of k answers is right,
+    that is has a reward of at least 1, estimated without bias. Pass@1 is the accuracy where rewards are 0 or 1. A task
+    counts where k of its answers were judged. The trajectories are written to ``evals/<name>/step-<N>.jsonl``.
 
     Attributes:
         name: Tells several evaluations apart: in metrics, files and curves.
@@ -34,6 +37,7 @@ class Evaluate:
         siblings: Trajectories per task; more give a steadier number where sampling is not greedy.
         sampling: How to sample.
         verifier: Judges the trajectories; None for the run's own.
+        environment: How a task is played; None for the run's own.
     """
 
     name: str = Field(pattern=r"^\w[\w.+-]*$")
@@ -43,6 +47,7 @@ class Evaluate:
     siblings: int = Field(1, ge=1)
     sampling: SamplingParams
     verifier: Verifier | None = None
+    environment: Environment | None = None
 
     def __post_init__(self) -> None:
         self.first: list[Group] = []
@@ -80,7 +85,7 @@ class Evaluate:
         if not self._items:
             raise ValueError(f"evaluation {self.name!r}: its source has no tasks")
         params = self.sampling.keyed("evaluate", self.name)
-        self.last = state.play(self._items, self.siblings, params, self.verifier)
+        self.last = state.play(self._items, self.siblings, params, self.verifier, self.environment)
         state.metrics |= {f"eval/{self.name}/{name}": value for name, value in _measure(self.last).items()}
         path = self._folder(state) / f"step-{state.step}.jsonl"
         path.unlink(missing_ok=True)
@@ -99,4 +104,10 @@ def _measure(groups: Sequence[Group]) -> dict[str, float]:
         metrics["errors"] = float(len(played) - len(rewards))
     metrics["length"] = fmean(trajectory.sampled for trajectory in played)
     metrics["truncated"] = fmean(trajectory.stop == "length" for trajectory in played)
+    for name in dict.fromkeys(name for group in groups for name in group.metrics):
+        metrics[name.rpartition("/")[2]] = fmean(group.metrics[name] for group in groups if name in group.metrics)
+    counts = [right(group.rewards) for group in groups]
+    for k in budgets(max(map(len, groups)))[1:]:  # the first is 1
+        if (passed := mean_pass_at_k(counts, k)) is not None:
+            metrics[f"pass@{k}"] = passed
     return metrics
