@@ -102,6 +102,7 @@ REGISTRY: dict[str, dict[str, str]] = {
         "log": "hone.hooks.log:Log",
         "checkpoint": "hone.hooks.checkpoint:Checkpoint",
         "live": "hone.hooks.live:Live",
+        "budget": "hone.hooks.budget:Budget",
         "prorl": "hone.papers.prorl:ProRL",
     },
     "trigger": {
