@@ -3,8 +3,8 @@
     python scripts/compare.py [--seeds 3] [--tokens 30000] [--only grpo prorl ...] [key=value ...]
 
 Every run is `hone train configs/compare.yaml` with the overrides of its variant, in a process of its own; a run that
-is finished is not run again. Leaves table.md and compare.png in the output folder. Intervals are of 95 %, by Student's t
-over the seeds; the difference to GRPO is paired by seed.
+is finished is not run again. Leaves table.md and compare.png in the output folder. Intervals are of 95 %, by
+Student's t over the seeds; the difference to GRPO is paired by seed.
 """
 
 import argparse
@@ -41,7 +41,11 @@ def papers(seed: int, store: Path) -> dict[str, dict[str, Any]]:
             "hooks.1": {"prorl": {"triggers": [{"every": {"steps": 10}}]}},
         },
         "synthrl": {"tasks": {"synthrl": {
-            "source": {"reasoning_gym": {**GYM, "seed": seed}}, "writer": "scripts.splitting:Split", "store": str(store),
+            "source": {"reasoning_gym": {**GYM, "seed": seed}},
+            "writer": "scripts.splitting:Split",
+            "store": str(store),
+            "environment": {"single_turn": {"system": SYSTEM}},
+            "rollouts": 8, "seed_passes": 6, "min_passes": 2, "drop": 1, "attempts": 2, "fresh": "off", "refresh": 16,
         }}},
     }  # fmt: skip
 
@@ -97,7 +101,7 @@ def accuracy(run: Run, when: str) -> float:
 def table(found: dict[str, list[Run]]) -> str:
     """A Markdown table with a row for each variant."""
     lines = [
-        "| variant | seeds | steps | tokens | held-out before | after | after, less GRPO's | update / step | s / 1000 tokens |",
+        "| variant | seeds | steps | tokens | held-out before | after | less GRPO | update share | s / 1000 tokens |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for variant, runs in found.items():

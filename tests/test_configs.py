@@ -125,4 +125,4 @@ class TestConfig:
         assert len(run.rollouts) == 4
         for name in names:
             assert [e.step for e in run.evaluations[name].values()] == [0, 1]
-            assert len(run.evaluations[name]["last"].rollouts) == 2
+            assert len(run.evaluations[name]["last"].rollouts) == 2 * config.eval[name].siblings

@@ -18,7 +18,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 ROOMS = [
     {"types", "keys", "params"},
     {"seats"},
-    {"math", "collate", "masks", "sections", "ranks"},
+    {"math", "collate", "masks", "sections", "ranks", "prompts", "synthesis"},
     {"objectives", "policies", "samplers", "tasks", "envs", "verifiers", "hooks", "writers", "papers"},
     {"collect", "learner", "checkpoint", "session", "folder", "trainer", "runtime", "report"},
     {"registry", "parts", "build", "document", "config", "schema", "order", "check"},

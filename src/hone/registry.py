@@ -106,6 +106,7 @@ REGISTRY: dict[str, dict[str, str]] = {
         "prorl": "hone.papers.prorl:ProRL",
     },
     "trigger": {
+        "at": "hone.math.triggers:at",
         "every": "hone.math.triggers:every",
         "plateau": "hone.math.triggers:plateau",
         "spike": "hone.math.triggers:spike",

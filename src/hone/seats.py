@@ -45,6 +45,7 @@ class Player(Protocol):
 
     ``play`` samples and judges outside of training; ``run`` awaits a coroutine where the sampler samples;
     ``fingerprint`` is a hash of the policy's weights as they are now. Environment, verifier and sampling are the run's.
+    ``sampled`` counts the tokens of ``play``; who samples from the policy by other ways adds to it.
     """
 
     policy: Policy
@@ -52,6 +53,7 @@ class Player(Protocol):
     environment: Environment
     verifier: Verifier
     sampling: SamplingParams
+    sampled: int
 
     def play(
         self,

@@ -38,7 +38,7 @@ class Play:
     def __init__(self, rewards=(1.0, 0.0)) -> None:
         self.calls, self.rewards = [], rewards
 
-    def __call__(self, tasks, n, params, verify=None) -> list[Group]:
+    def __call__(self, tasks, n, params, verify=None, environment=None) -> list[Group]:
         self.calls.append((list(tasks), n, params, verify))
         groups = []
         for index, task in enumerate(tasks):
@@ -136,7 +136,7 @@ def test_measures(state: State) -> None:
 def graded(*rewards: list[float | None]):
     """A play that gives each task's siblings these rewards."""
 
-    def play(tasks, n, params, verify=None) -> list[Group]:
+    def play(tasks, n, params, verify=None, environment=None) -> list[Group]:
         segments = [Segment("response", "policy", (1,), (-1.0,), "x")]
         return [
             Group(task, [Trajectory(task, segments, reward=r, error=None if r is not None else "no") for r in own])

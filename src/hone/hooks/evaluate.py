@@ -25,9 +25,9 @@ class Evaluate:
     any hook that may stop the run, so that the last evaluation is part of the last step. The metrics are
     ``eval/<name>/accuracy`` (mean reward of the judged trajectories), ``length`` (mean sampled tokens), ``truncated``
     (share that ran out of tokens), and ``errors`` (trajectories that could not be judged) when there are any. With
-    siblings there are ``pass@<k>`` too, for k = 2, 4, 8, ... and all of them: the chance that one of k answers is right,
-    that is has a reward of at least 1, estimated without bias. Pass@1 is the accuracy where rewards are 0 or 1. A task
-    counts where k of its answers were judged. The trajectories are written to ``evals/<name>/step-<N>.jsonl``.
+    siblings there are ``pass@<k>`` too, for k = 2, 4, 8, ... and all of them: the chance that one of k answers is
+    right, that is has a reward of at least 1, estimated without bias. Pass@1 is the accuracy where rewards are 0 or 1.
+    A task counts where k of its answers were judged. The trajectories are written to ``evals/<name>/step-<N>.jsonl``.
 
     Attributes:
         name: Tells several evaluations apart: in metrics, files and curves.

@@ -28,7 +28,7 @@ def pass_at_k(n: int, c: int, k: int) -> float:
 
 
 def mean_pass_at_k(counts: Iterable[tuple[int, int]], k: int) -> float | None:
-    """The mean of pass@k over tasks, given as (n, c); those with fewer than k answers do not count. None without any."""
+    """The mean of pass@k over tasks, given as (n, c), that have k answers or more; None where none has."""
     passed = [pass_at_k(n, c, k) for n, c in counts if n >= k]
     return fsum(passed) / len(passed) if passed else None
 

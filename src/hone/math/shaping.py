@@ -1,9 +1,11 @@
 """Shapers: what the update sees of kept groups, changed. Unjudged trajectories (reward None) are left alone."""
 
+import math
 from collections.abc import Iterator, Sequence
+from typing import Annotated
 
 import torch
-from pydantic import NonNegativeFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from hone.math.divergence import ESTIMATORS, Estimator
 from hone.types import Group, Segment, Trajectory
@@ -43,6 +45,61 @@ def mask_truncated(groups: Sequence[Group]) -> None:
     for trajectory in _judged(groups):
         if trajectory.stop == "length":
             trajectory.withdraw()
+
+
+def stop_properly(groups: Sequence[Group], *, factor: Annotated[float, Field(ge=0, le=1)] = 0.0) -> None:
+    """Multiply the reward of a trajectory that ran out of length: the stop-properly penalty of ProRL v2.
+
+    The paper (arXiv 2505.24864, appendix E) penalises what does not end, without a formula; this one, and the factor of
+    0, are those of the public v2 recipes (NeMo-RL, OpenRLHF). The change is logged as ``scores["stop_properly"]``.
+
+    Args:
+        groups: The kept groups.
+        factor: What is left of the reward. Of a negative one too: it is meant for rewards that are not.
+    """
+    for trajectory in _judged(groups):
+        judged = trajectory.reward
+        if trajectory.stop == "length":
+            trajectory.reward = factor * judged
+        trajectory.scores["stop_properly"] = trajectory.reward - judged
+
+
+def cosine_length(
+    groups: Sequence[Group],
+    *,
+    max_length: PositiveInt,
+    low: float,
+    high: float,
+    active: PositiveInt = 100,
+    idle: NonNegativeInt = 500,
+) -> None:
+    """Add ``low + (high - low) (1 + cos(pi L / max_length)) / 2``, now and then: the scheduled penalty of ProRL v2.
+
+    It falls from ``high`` for an empty answer to ``low`` at ``max_length`` sampled steps, and stays there. **The
+    formula is unverified**: the authors' notes on v2 name its variables and show it as a picture that could not be
+    read; this is the cosine that fits the names. The windows are theirs: on for 100 optimiser steps, off for 500. The
+    part is logged as ``scores["cosine_length"]``.
+
+    Args:
+        groups: The kept groups.
+        max_length: Steps, L_max.
+        low: Added to the longest, in units of the reward; eta_min. Below 0 it is a penalty.
+        high: Added to the shortest; eta_max.
+        active: Optimiser steps in which it acts, by the version of the weights that sampled; it begins with these.
+        idle: Optimiser steps in which it does not, after each such window.
+
+    Raises:
+        ValueError: If ``low`` exceeds ``high``, which would pay for length.
+    """
+    if low > high:
+        raise ValueError(f"cosine_length: low ({low}) must not exceed high ({high})")
+    for trajectory in _judged(groups):
+        part = 0.0
+        if trajectory.version % (active + idle) < active:
+            share = min(1.0, trajectory.sampled / max_length)
+            part = low + 0.5 * (high - low) * (1.0 + math.cos(math.pi * share))
+        trajectory.reward += part
+        trajectory.scores["cosine_length"] = part
 
 
 def kl_reward(groups: Sequence[Group], *, coefficient: NonNegativeFloat = 0.001, estimator: Estimator = "k1") -> None:

@@ -1,0 +1,93 @@
+"""Replies of writers to many requests at once, each on disk as soon as it is there."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, is_dataclass
+from typing import Any
+
+from hone.keys import key
+from hone.seats import Player, Writer
+from hone.synthesis.journal import Journal
+from hone.synthesis.provenance import described, digest
+from hone.types import Message
+
+log = logging.getLogger("hone")
+
+PATIENCE = 8
+"""Failures in a row, the first of them in this call, after which a writer counts as down."""
+
+
+class Outage(RuntimeError):
+    """A writer is down: one request may fail for its own sake, but not all of them."""
+
+
+@dataclass
+class Replies:
+    """Asks a writer.
+
+    A failed request is not an empty reply: it is not kept, so that a later run asks again.
+
+    Attributes:
+        player: Awaits the requests.
+        journal: The replies so far; what is in it is not asked again.
+        writer: Whom to ask.
+        seed: Of the writer's draws.
+    """
+
+    player: Player
+    journal: Journal
+    writer: Writer
+    seed: int
+
+    def __post_init__(self) -> None:
+        self._failed = 0
+
+    def identity(self) -> Any:
+        """Who writes, with which settings, as plain data."""
+        settings = described(self.writer) if is_dataclass(self.writer) else None
+        return {"name": self.writer.name, "settings": settings}
+
+    def ask(self, requests: Mapping[str, tuple[Sequence[Message], int]]) -> dict[str, str | Exception]:
+        """The reply to each request, or the error that prevented it.
+
+        Args:
+            requests: By any name: the messages, and the number of the attempt, for another reply to the same messages.
+
+        Raises:
+            Outage: Requests failed, and none succeeded, eight times in a row.
+        """
+        identity = self.identity()
+        keys = {
+            name: f"reply/{digest(list(messages), attempt, identity, self.seed)}"
+            for name, (messages, attempt) in requests.items()
+        }
+        new = {keys[name]: (name, *request) for name, request in requests.items() if keys[name] not in self.journal}
+        failures = self.player.run(self._ask_all(new)) if new else {}
+        return {name: failures.get(k) or self.journal[k]["reply"] for name, k in keys.items()}
+
+    async def _ask_all(self, requests: Mapping[str, tuple[str, Sequence[Message], int]]) -> dict[str, Exception]:
+        failures: dict[str, Exception] = {}
+
+        async def ask(where: str, name: str, messages: Sequence[Message], attempt: int) -> None:
+            try:
+                reply = await self.writer.write(messages, seed=key(self.seed, where, attempt))
+            except Exception as error:
+                failures[where] = error
+                self._failed += 1
+                log.warning("no reply of %s on %s: %s", self.writer.name, name, error)
+                if self._failed >= PATIENCE:
+                    raise Outage(f"{self.writer.name}: {self._failed} requests in a row failed; {error}") from error
+                return
+            self._failed = 0
+            self.journal.put(where, {"for": name, "attempt": attempt, "reply": reply})
+
+        try:
+            async with asyncio.TaskGroup() as asking:
+                for where, request in requests.items():
+                    asking.create_task(ask(where, *request))
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from None
+        return failures

@@ -1,0 +1,69 @@
+"""A policy as a writer: that of the run, or a model of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import field, replace
+from typing import Any
+
+from pydantic import Field
+
+from hone.seats import Player, Policy, Sampler, SamplingParams, settings
+from hone.types import Message
+
+
+@settings
+class PolicyWriter:
+    """Writes with one of our samplers.
+
+    Attributes:
+        model: The policy that writes; None is the run's, as it is when it writes.
+        sampler: Of that policy.
+        sampling: How it writes.
+        system: A system message for it.
+    """
+
+    model: Policy | None = None
+    sampler: Sampler | None = None
+    sampling: SamplingParams = Field(default_factory=lambda: SamplingParams(max_tokens=1024))
+    system: str | None = None
+
+    _player: Any = field(default=None, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if (self.model is None) != (self.sampler is None):
+            raise ValueError(
+                "model and sampler: give both, for a sampler samples from one policy; or none, for the run's"
+            )
+
+    @property
+    def name(self) -> str:
+        """The model's name; of the run's policy also a hash of its weights, for they change."""
+        if self.model is not None:
+            return f"policy {getattr(self.model, 'path', type(self.model).__name__)}"
+        return f"policy {self._player.fingerprint()}" if self._player is not None else "policy"
+
+    def bind(self, player: Player) -> None:
+        """Load the model, if it is not the run's."""
+        self._player = player
+        if self.model is not None:
+            self.model.load(player.policy.device)
+            self.sampler.sync(self.model)
+
+    async def write(self, messages: Sequence[Message], *, seed: int) -> str:
+        """One reply. What was cut off at the limit of tokens comes as it is.
+
+        Raises:
+            RuntimeError: The writer is not bound, or sampling failed.
+        """
+        if self._player is None:
+            raise RuntimeError("writer policy: bind(player) comes first")
+        sampler = self.sampler or self._player.sampler
+        system = [{"role": "system", "content": self.system}] if self.system is not None else []
+        context = sampler.renderer.prompt([*system, *messages])
+        completion = await sampler.sample([context], replace(self.sampling, seed=seed))
+        if completion.stop == "error":
+            raise RuntimeError(f"{self.name}: sampling failed")
+        if self.model is None:
+            self._player.sampled += sum(map(len, completion.segments))
+        return completion.text
