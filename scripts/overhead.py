@@ -1,6 +1,6 @@
 """Measure what a method adds to an update of plain GRPO, and to a whole step.
 
-    python scripts/overhead.py [--rounds 9] [--micro 256] [--dtype bfloat16] [--only high_entropy]
+    python scripts/overhead.py [--rounds 9] [--micro 256] [--dtype bfloat16] [--only high_entropy] [--cpu-time]
 
 In every round each method updates the same groups once, right beside plain GRPO with as many micro-batches, by turns
 before and after it, at a learning rate that changes nothing to speak of. The overhead is the median (and the middle
@@ -45,15 +45,16 @@ def cases(micro: int) -> dict[str, Case]:
     }
 
 
-def measure(rounds: int, micro: int, dtype: str, only: str, prompts: int) -> None:
+def measure(rounds: int, micro: int, dtype: str, only: str, prompts: int, cpu_time: bool) -> None:
     """Sample once, update in rounds, and print."""
+    clock = time.process_time if cpu_time else time.perf_counter
     chosen = {name: case for name, case in cases(micro).items() if only in name}
     config = hone.load_config("configs/quickstart.yaml", {"model.dtype": dtype, "eval": {}})
     with Session(config) as session, TemporaryDirectory() as folder:
         tasks = [next(config.tasks) for _ in range(prompts)]
-        started = time.perf_counter()
+        started = clock()
         groups = session.play(tasks, config.siblings, config.sampling.keyed("overhead"))
-        sampling = time.perf_counter() - started
+        sampling = clock() - started
         for group in groups:  # as if half of each had been right, so that every group is in the update
             for i, trajectory in enumerate(group):
                 trajectory.reward, trajectory.advantage = float(i % 2), float(i % 2) - 0.5
@@ -81,12 +82,12 @@ def measure(rounds: int, micro: int, dtype: str, only: str, prompts: int) -> Non
             return once
 
         pairs = {name: (play(*case), play({}, case[1], False, False)) for name, case in chosen.items()}
-        seconds = in_rounds(pairs, rounds)
+        seconds = in_rounds(pairs, rounds, clock)
         trained = sum(t.trained for group in groups for t in group)
         learner.settings = UpdateConfig(tokens=micro)
         parts = len(learner._batches(groups))
     print(f"{len(groups)} x {config.siblings} answers, {trained} trained tokens; {parts} micro-batches where several")
-    print(f"sampling {sampling:.2f} s; {rounds} rounds")
+    print(f"sampling {sampling:.2f} s; {rounds} rounds; {'processor time' if cpu_time else 'elapsed time'}")
     print("| method | update, s | over plain GRPO | fastest over fastest | of a whole step |")
     print("| --- | --- | --- | --- | --- |")
     for name, (own, plain) in seconds.items():
@@ -94,17 +95,17 @@ def measure(rounds: int, micro: int, dtype: str, only: str, prompts: int) -> Non
 
 
 def in_rounds(
-    pairs: dict[str, tuple[Callable[[], None], Callable[[], None]]], rounds: int
+    pairs: dict[str, tuple[Callable[[], None], Callable[[], None]]], rounds: int, clock: Callable[[], float]
 ) -> dict[str, tuple[list[float], list[float]]]:
     """Seconds of both of each pair, one right after the other, by turns first; a round before these warms up."""
     seconds: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in pairs}
     for turn in range(rounds + 1):
         for name, pair in pairs.items():
             for which in (0, 1) if turn % 2 else (1, 0):
-                started = time.perf_counter()
+                started = clock()
                 pair[which]()
                 if turn:
-                    seconds[name][which].append(time.perf_counter() - started)
+                    seconds[name][which].append(clock() - started)
     return seconds
 
 
@@ -126,6 +127,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--only", default="", help="cases whose name holds this")
     parser.add_argument("--prompts", type=int, default=8)
+    parser.add_argument("--cpu-time", action="store_true", help="of this process, where others want the cores as well")
     measure(**vars(parser.parse_args()))
 
 

@@ -298,6 +298,37 @@ def test_decisions_are_replayed_from_the_metrics_alone(tmp_path_factory, rows, g
     assert [reset.step for reset in found] == run.resets
 
 
+def test_a_resumed_run_forgets_the_record_of_what_it_will_do_again(steps):
+    hook = ProRL(triggers=[odd_fifths])
+    steps.go(hook, [None] * 7)
+    saved = hook.state_dict()
+    steps.go(hook, [None] * 5)
+    assert [row["step"] for row in steps.record] == [5, 10]
+    hook.load_state_dict(saved)
+    steps.state.step = 7
+    hook.on_start(steps.state)
+    assert [row["step"] for row in steps.record] == [5]
+    steps.state.step = 0
+    hook.on_start(steps.state)
+    assert not (steps.state.folder / "resets.jsonl").exists()
+
+
+def test_triggers_see_neither_times_nor_their_own_doing(steps):
+    """Or a decision would differ on another machine, or in a replay, where the step's own line is complete."""
+    seen = []
+
+    def curious(history):
+        seen.append(sorted(history[-1]))
+        return "always"
+
+    hook = ProRL(triggers=[curious])
+    steps.go(hook, [{"time/step": 1.0, "kl/mean": math.nan}, {"kl/mean": 0.5}])
+    live = seen[:]
+    assert live == [[ACCURACY, "step"], ["loss", "step"], ["kl/mean", "loss", "step"]]
+    replay(steps.log, hook)
+    assert seen == live + live
+
+
 def test_a_replay_leaves_the_hook_alone_and_tries_other_settings(steps):
     hook = ProRL(triggers=[SLOW])
     steps.go(hook, [0.1, 0.5, 0.5, 0.4, 0.4, 0.3])

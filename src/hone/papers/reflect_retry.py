@@ -58,7 +58,7 @@ from hone.seats import Sampler, SamplingParams, Verify, settings
 from hone.types import Group, Message, Task
 
 REFLECT = (
-    "Your answer was not correct. In a few sentences, explain what went wrong and what to do differently the next time. "
+    "Your answer was not correct. In a few sentences, explain what went wrong and what to do differently next time. "
     "Do not solve the task yet."
 )
 RETRY = "Now answer the original question again, and follow your own advice."

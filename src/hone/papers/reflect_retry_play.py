@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from hone.papers.reflect_retry import ReflectRetry
 
 NUMERAL, WORDS = 2, 4
-"""Least characters of an answer that is looked for in a reflection; shorter ones ("7", "B", "yes") stand in any text."""
+"""Least characters of an answer that is looked for in a reflection; shorter ones ("7", "B", "yes") are in any text."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class Play:
     async def _retries(
         self, reflection: Trajectory, mark: str, number: int, turn: int
     ) -> tuple[Score | None, list[Trajectory]]:
-        """Whether the reflection leaks, if that is asked, and its retries: none where a leak, or a doubt, blocks them."""
+        """Whether the reflection leaks, if that is asked, and its retries: none where a leak, or doubt, blocks them."""
         told = reflection.segments
         async with asyncio.TaskGroup() as running:
             looking = running.create_task(self._leak(reflection)) if self.by.leak != "ignore" else None
