@@ -66,13 +66,14 @@ def check(config: Config, console: Console | None = None) -> bool:
 
 def arithmetic(config: Config) -> Table:
     """How many of what a step and the run do."""
-    trajectories = config.prompts * config.siblings
+    trajectories, sampling = config.prompts * config.siblings, config.sampling
+    most = getattr(config.environment, "most_tokens", lambda n, params: n * params.max_tokens)
     updates = config.update.minibatches * config.update.epochs
     table = Table("", "a step", "the run", title="batch arithmetic")
     rows = {
         "prompts (groups)": (config.prompts, 1),
         "trajectories = prompts x siblings": (trajectories, 1),
-        "sampled tokens, at most": (trajectories * config.sampling.max_tokens, 1),
+        "sampled tokens, at most": (config.prompts * most(config.siblings, sampling), 1),
         "optimiser steps = minibatches x epochs": (updates, 1),
     }
     for name, (each, _) in rows.items():

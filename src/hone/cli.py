@@ -151,11 +151,11 @@ def _make(chosen: argparse.Namespace) -> int:
 
 
 def _report(chosen: argparse.Namespace) -> int:
-    from hone.report.regimes import regimes
+    from hone.report.regimes import draw, regimes
     from hone.report.run import Run
 
     run = Run(chosen.folder)
-    print(run.summary(), regimes(run), sep="\n\n")
+    print(run.summary(), regimes(run), draw(run), sep="\n\n")
     return 0
 
 

@@ -85,6 +85,7 @@ class Trainer:
                     self.stage.tasks.load_state_dict(cursor)  # as if the step had not begun
                     break
                 self._tell("on_step")
+                self._publish()  # a hook may have changed the weights
             if self._interrupted:
                 self._save()
             if self.state.stop:
@@ -103,12 +104,18 @@ class Trainer:
         metrics["tokens/trained"] = sum(t.trained for group in chosen for t in group if t.reward is not None)
         updating = time.perf_counter()
         metrics |= self.learner.update(chosen, self.state.step)
-        self.sampler.sync(self.policy)
+        self._publish()
         ended = time.perf_counter()
         seconds |= {"update": ended - updating, "step": ended - started}
         self.state.step += 1
         self.state.groups, self.state.kept = groups, kept
         self.state.metrics = metrics | {f"time/{name}": value for name, value in seconds.items()}
+
+    def _publish(self) -> None:
+        """Give the sampler the weights as they are, if it has others."""
+        if self.policy.version != self._published:
+            self.sampler.sync(self.policy)
+            self._published = self.policy.version
 
     def _collect(self) -> tuple[list[Group], list[bool], dict[str, float]]:
         """Play groups until enough pass the gate, at most ``max_rounds`` times (DAPO's dynamic sampling)."""
@@ -170,6 +177,7 @@ class Trainer:
             anchor=self._anchor,
             restart=self.learner.restart,
         )
+        self._published = self.policy.version
         self._enter_stage()
 
     def _anchor(self, weights: Mapping[str, Any] | None = None) -> None:
@@ -193,7 +201,7 @@ class Trainer:
         for name, hook in _named(self.hooks):
             if name in saved["hooks"]:  # else it is new to the run
                 hook.load_state_dict(saved["hooks"][name])
-        self.sampler.sync(self.policy)
+        self._publish()
         log.info("resumed from %s", path)
 
     def _save(self) -> Path:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from math_builders import advantages, group, trajectory
 
-from hone.math.advantages import batch_whitened, centred, leave_one_out, zscore
+from hone.math.advantages import batch_whitened, centred, leave_one_out, raw, zscore
 from hone.types import Group
 
 ALL = [zscore, partial(zscore, unbiased=False), centred, leave_one_out, batch_whitened]
@@ -35,6 +35,12 @@ def test_centred_by_hand():
     g, h = group(1.0, 0.0, 0.0, 0.0), group(3.0, 5.0)
     centred([g, h])
     assert advantages(g, h) == [0.75, -0.25, -0.25, -0.25, -1.0, 1.0]
+
+
+def test_raw_is_the_reward_and_leaves_the_unjudged_alone():
+    g = group(1.0, None, -0.25)
+    raw([g])
+    assert [t.advantage for t in g] == [1.0, None, -0.25]
 
 
 def test_leave_one_out_by_hand():

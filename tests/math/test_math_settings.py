@@ -7,17 +7,25 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from hone import seats
-from hone.math import advantages, divergence, gates, mismatch, reduce, shaping, surrogate
+from hone.math import advantages, divergence, gates, mismatch, reduce, shaping, surrogate, triggers
 
-FUNCTIONS = [
-    *(advantages.zscore, advantages.centred, advantages.leave_one_out, advantages.batch_whitened),
-    *(gates.informative, gates.everything),
-    *(surrogate.ppo_clip, surrogate.gspo, surrogate.cispo, surrogate.reinforce),
-    *(reduce.token_mean, reduce.sequence_mean, reduce.constant),
-    *(divergence.kl_penalty, divergence.entropy_bonus),
-    *(mismatch.truncated_importance, mismatch.masked_importance),
-    *(shaping.overlong, shaping.mask_truncated, shaping.kl_reward),
-]
+SEATED = {
+    seats.Advantage: [
+        *(advantages.zscore, advantages.centred, advantages.leave_one_out, advantages.batch_whitened, advantages.raw)
+    ],
+    seats.Gate: [gates.informative, gates.everything],
+    seats.Surrogate: [surrogate.ppo_clip, surrogate.gspo, surrogate.cispo, surrogate.reinforce],
+    seats.Reduction: [reduce.token_mean, reduce.sequence_mean, reduce.constant],
+    seats.StepField: [
+        *(divergence.kl_penalty, divergence.entropy_bonus),
+        *(mismatch.truncated_importance, mismatch.masked_importance),
+    ],
+    seats.Shaper: [
+        *(shaping.overlong, shaping.mask_truncated, shaping.kl_reward, shaping.stop_properly, shaping.cosine_length)
+    ],
+    seats.Trigger: [triggers.at, triggers.every, triggers.plateau, triggers.spike],
+}
+FUNCTIONS = [function for functions in SEATED.values() for function in functions]
 
 
 def settings_of(function):
@@ -58,15 +66,7 @@ def test_bounds_are_enforced(function, name, bad):
 
 
 def test_functions_sit_in_their_seats():
-    calls = {
-        seats.Advantage: FUNCTIONS[:4],
-        seats.Gate: FUNCTIONS[4:6],
-        seats.Surrogate: FUNCTIONS[6:10],
-        seats.Reduction: FUNCTIONS[10:13],
-        seats.StepField: FUNCTIONS[13:17],
-        seats.Shaper: FUNCTIONS[17:],
-    }
-    for seat, functions in calls.items():
+    for seat, functions in SEATED.items():
         expected = list(inspect.signature(seat.__call__).parameters)[1:]
         for function in functions:
             parameters = inspect.signature(function).parameters.values()

@@ -16,6 +16,7 @@ from loop_parts import Letters, Spy
 import hone
 from hone import checkpoint, collate
 from hone.build import build
+from hone.learner import Learner
 from hone.math.advantages import zscore
 from hone.math.divergence import k2, kl_penalty
 from hone.math.gates import informative
@@ -23,6 +24,7 @@ from hone.math.triggers import at, every, plateau, spike
 from hone.objectives.policy_gradient import PolicyGradient
 from hone.papers.prorl import ProRL, Reset, replay
 from hone.seats import Hook, State
+from hone.sections import OptimizerConfig, UpdateConfig
 from hone.types import Group, Segment, Task, Trajectory
 
 ACCURACY = "eval/heldout/accuracy"
@@ -423,6 +425,47 @@ def test_what_a_reset_leaves_and_what_it_forgets(fit, lora, given):
     plain, anew = [0.0, 1.0, 0.8, 0.6, 0.4, 0.2], [0.0, 1.0, 0.8, 0.0, 1.0, 0.5]
     expected = anew if "restart_schedule" in given else plain
     assert run.series("lr")[1].tolist() == pytest.approx([1e-2 * factor for factor in expected])
+
+
+@BOTH
+def test_nothing_but_the_reference_changes(fit, lora):
+    """With a penalty too small to count, and the optimiser kept, training goes on as if nothing had been reset.
+
+    Answers, old log-probabilities and the ratios of several mini-batches are those of the policy alone.
+    """
+    slight = {"policy_gradient": {"penalties": [{"kl_penalty": {"coefficient": 1e-30, "estimator": "k2"}}]}}
+    common = {"lora": lora, "steps": 4, "objective": slight, "update": {"minibatches": 2}, "gate": "everything"}
+    plain = fit("plain", **common)
+    reset = fit(
+        "reset", **common, hooks=[{"prorl": {"triggers": [{"at": {"steps": [1, 3]}}], "clear_optimizer": False}}]
+    )
+    for name in ("reward/mean", "ratio/mean", "ratio/max", "mismatch/abs", "entropy/mean"):
+        assert reset.series(name)[1].tolist() == plain.series(name)[1].tolist()
+    assert reset.series("ratio/max")[1].max() > 1.0
+    assert list(reset.rollouts) == list(plain.rollouts)
+    assert reset.series("kl/mean")[1][1] < plain.series("kl/mean")[1][1]
+
+
+@BOTH
+def test_groups_that_waited_see_the_new_reference(tiny_policy, make_group, score_groups, lora):
+    policy = tiny_policy(lora=lora)
+    reference, groups = policy.frozen_copy(), [make_group(), make_group(seed=1)]
+    learner = Learner(policy, PolicyGradient(), OptimizerConfig(), UpdateConfig(), steps=1, temperature=1.0)
+
+    def annotated():
+        learner.annotate(groups, reference)
+        return [s.reference_logprobs for group in groups for t in group for s in t.segments if s.train]
+
+    stale = annotated()
+    with torch.no_grad():
+        for weight in policy.parameters():
+            weight += 0.1
+    policy.advance()
+    reference.load_state_dict(policy.state_dict())
+    fresh = annotated()
+    assert all(one != other for one, other in zip(stale, fresh, strict=True))
+    now = [tuple(values) for values in score_groups(policy, groups)]
+    assert [pytest.approx(values) for values in now] == fresh
 
 
 BY_PLATEAU = {"triggers": [{"plateau": {"metric": "eval/letters/accuracy", "patience": 1, "min_delta": 0.5}}]}

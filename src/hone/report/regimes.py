@@ -168,6 +168,7 @@ def _figure(found: Sequence[PassCurves]) -> Figure:
             axes.plot(curves.ks, [p.mean for p in passed], marker="o", markersize=3, color=color, label=f"step {step}")
             axes.fill_between(curves.ks, [p.low for p in passed], [p.high for p in passed], color=color, alpha=0.12)
         axes.set_xscale("log", base=2)
+        axes.set_xticks(curves.ks, [str(k) for k in curves.ks])
         axes.set_xlabel("k")
         axes.set_ylabel("pass@k")
         axes.set_title(curves.name, loc="left", fontsize=10, fontweight="bold", parse_math=False)

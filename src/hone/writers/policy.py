@@ -13,20 +13,37 @@ from hone.types import Message
 
 
 @settings
+class Shown:
+    """A request and the reply that it should get, shown to a writer before its own.
+
+    Attributes:
+        prompt: The user's message.
+        response: The assistant's message.
+    """
+
+    prompt: str
+    response: str
+
+
+@settings
 class PolicyWriter:
-    """Writes with one of our samplers.
+    """Writes with one of our samplers. A small model needs examples, and often the beginning of its reply.
 
     Attributes:
         model: The policy that writes; None is the run's, as it is when it writes.
         sampler: Of that policy.
         sampling: How it writes.
         system: A system message for it.
+        examples: Turns before the request.
+        opening: How its reply begins: it goes on from there, and the opening is part of the reply.
     """
 
     model: Policy | None = None
     sampler: Sampler | None = None
     sampling: SamplingParams = Field(default_factory=lambda: SamplingParams(max_tokens=1024))
     system: str | None = None
+    examples: list[Shown] = Field(default_factory=list)
+    opening: str = ""
 
     _player: Any = field(default=None, init=False, repr=False, compare=False)
 
@@ -59,11 +76,17 @@ class PolicyWriter:
         if self._player is None:
             raise RuntimeError("writer policy: bind(player) comes first")
         sampler = self.sampler or self._player.sampler
-        system = [{"role": "system", "content": self.system}] if self.system is not None else []
-        context = sampler.renderer.prompt([*system, *messages])
-        completion = await sampler.sample([context], replace(self.sampling, seed=seed))
+        context = [sampler.renderer.prompt([*self._before(), *messages])]
+        if self.opening:
+            context.append(sampler.renderer.reply(self.opening))
+        completion = await sampler.sample(context, replace(self.sampling, seed=seed))
         if completion.stop == "error":
             raise RuntimeError(f"{self.name}: sampling failed")
         if self.model is None:
             self._player.sampled += sum(map(len, completion.segments))
-        return completion.text
+        return self.opening + completion.text
+
+    def _before(self) -> list[Message]:
+        system = [{"role": "system", "content": self.system}] if self.system is not None else []
+        shown = ((("user", one.prompt), ("assistant", one.response)) for one in self.examples)
+        return system + [{"role": role, "content": text} for turns in shown for role, text in turns]
