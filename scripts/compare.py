@@ -1,10 +1,12 @@
 """Compare GRPO with each of the four papers, and with all of them, at equal sampled tokens.
 
-    python scripts/compare.py [--seeds 3] [--tokens 30000] [--only grpo prorl ...] [key=value ...]
+    python scripts/compare.py [--seeds 3] [--tokens 24000] [--only grpo prorl ...] [key=value ...]
 
 Every run is `hone train configs/compare.yaml` with the overrides of its variant, in a process of its own; a run that
-is finished is not run again. Leaves table.md and compare.png in the output folder. Intervals are of 95 %, by
-Student's t over the seeds; the difference to GRPO is paired by seed.
+is finished is not run again. All start from the same policy: SmolLM2-135M after a first run of plain GRPO, for as it
+is, it hardly ever succeeds at a second attempt, and reflections have nothing to learn from. Leaves table.md and
+compare.png in the output folder. Intervals are of 95 %, by Student's t over the seeds; the difference to GRPO is paired
+by seed.
 """
 
 import argparse
@@ -33,7 +35,9 @@ OBJECTIVE = "objective.policy_gradient"
 def papers(seed: int, store: Path) -> dict[str, dict[str, Any]]:
     """The overrides that switch each paper on."""
     return {
-        "reflect_retry": {"environment": {"reflect_retry": {"system": SYSTEM, "reflection_tokens": 16}}},
+        "reflect_retry": {"environment": {"reflect_retry": {
+            "system": SYSTEM, "reflection_tokens": 16, "retry_prompt": SYSTEM, "truncated_retry": "judge",
+        }}},
         "high_entropy": {f"{OBJECTIVE}.weights": ["high_entropy"]},
         "prorl": {
             f"{OBJECTIVE}.surrogate.ppo_clip.high": 0.4,
@@ -64,14 +68,20 @@ def overrides(variant: str, seed: int, folder: Path, tokens: int) -> dict[str, A
     return merged
 
 
-def train(variant: str, seed: int, folder: Path, chosen: argparse.Namespace) -> Run:
+def warm(chosen: argparse.Namespace) -> str:
+    """The policy that all variants start from: its checkpoint's folder."""
+    folder = chosen.output / "warm"
+    settings = overrides("grpo", 1000, folder, chosen.warm) | {"checkpoint.at_end": True}
+    return str(train("warm", settings, folder, chosen.warm, chosen).checkpoints[-1])
+
+
+def train(name: str, settings: dict[str, Any], folder: Path, tokens: int, chosen: argparse.Namespace) -> Run:
     """One run, unless it is finished already."""
     if (folder / "metrics.jsonl").exists():
         run = Run(folder)
-        if run.metrics and run.metrics[-1].get("tokens/total", 0) >= chosen.tokens:
+        if run.metrics and run.metrics[-1].get("tokens/total", 0) >= tokens:
             return run
         shutil.rmtree(folder)
-    settings = overrides(variant, seed, folder, chosen.tokens)
     arguments = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
     threads = str(max(1, (os.cpu_count() or 1) // chosen.parallel))
     command = [sys.executable, "-m", "hone.cli", "train", CONFIG, *arguments, *chosen.overrides]
@@ -79,9 +89,9 @@ def train(variant: str, seed: int, folder: Path, chosen: argparse.Namespace) -> 
         command, env={**os.environ, "OMP_NUM_THREADS": threads}, capture_output=True, text=True, check=False
     )
     if done.returncode:
-        raise SystemExit(f"{variant}, seed {seed} failed:\n{' '.join(command)}\n{done.stderr[-2000:]}")
+        raise SystemExit(f"{name} failed:\n{' '.join(command)}\n{done.stderr[-2000:]}")
     run = Run(folder)
-    print(f"{variant}, seed {seed}: {run.summary().splitlines()[0]}", flush=True)
+    print(f"{name}: {run.summary().splitlines()[0]}", flush=True)
     return run
 
 
@@ -153,7 +163,8 @@ def main() -> None:
     variants = ["grpo", *papers(0, Path()), "all"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--tokens", type=int, default=30000, help="sampled tokens of each run")
+    parser.add_argument("--tokens", type=int, default=24000, help="sampled tokens of each run")
+    parser.add_argument("--warm", type=int, default=20000, help="sampled tokens of the first run")
     parser.add_argument("--only", nargs="+", choices=variants, default=variants)
     parser.add_argument("--parallel", type=int, default=2, help="runs at a time")
     parser.add_argument("--output", type=Path, default=Path("runs/compare"))
@@ -162,8 +173,15 @@ def main() -> None:
     chosen.output.mkdir(parents=True, exist_ok=True)
     # Seed by seed, so that runs that are compared with each other had the same neighbours.
     jobs = [(variant, seed) for seed in range(chosen.seeds) for variant in chosen.only]
+    start = warm(chosen)
+
+    def run(job: tuple[str, int]) -> Run:
+        folder = chosen.output / "-".join(map(str, job))
+        settings = overrides(*job, folder, chosen.tokens) | {"model": start}
+        return train(folder.name, settings, folder, chosen.tokens, chosen)
+
     with ThreadPoolExecutor(chosen.parallel) as pool:
-        runs = list(pool.map(lambda job: train(*job, chosen.output / f"{job[0]}-{job[1]}", chosen), jobs))
+        runs = list(pool.map(run, jobs))
     found: dict[str, list[Run]] = {variant: [] for variant in chosen.only}
     for (variant, _), run in zip(jobs, runs, strict=True):
         found[variant].append(run)
