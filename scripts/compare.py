@@ -1,6 +1,6 @@
 """Compare GRPO with each of the four papers, and with all of them, at equal sampled tokens.
 
-    python scripts/compare.py [--seeds 3] [--tokens 24000] [--only grpo prorl ...] [key=value ...]
+    python scripts/compare.py [--seeds 3] [--tokens 18000] [--only grpo prorl ...] [key=value ...]
 
 Every run is `hone train configs/compare.yaml` with the overrides of its variant, in a process of its own; a run that
 is finished is not run again. All start from the same policy: SmolLM2-135M after a first run of plain GRPO, for as it
@@ -49,7 +49,7 @@ def papers(seed: int, store: Path) -> dict[str, dict[str, Any]]:
             "writer": "scripts.splitting:Split",
             "store": str(store),
             "environment": {"single_turn": {"system": SYSTEM}},
-            "rollouts": 8, "seed_passes": 6, "min_passes": 2, "drop": 1, "attempts": 2, "fresh": "off", "refresh": 16,
+            "rollouts": 4, "seed_passes": 3, "min_passes": 1, "drop": 1, "attempts": 1, "fresh": "off", "refresh": 16,
         }}},
     }  # fmt: skip
 
@@ -163,8 +163,8 @@ def main() -> None:
     variants = ["grpo", *papers(0, Path()), "all"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--tokens", type=int, default=24000, help="sampled tokens of each run")
-    parser.add_argument("--warm", type=int, default=20000, help="sampled tokens of the first run")
+    parser.add_argument("--tokens", type=int, default=18000, help="sampled tokens of each run")
+    parser.add_argument("--warm", type=int, default=6000, help="sampled tokens of the first run")
     parser.add_argument("--only", nargs="+", choices=variants, default=variants)
     parser.add_argument("--parallel", type=int, default=2, help="runs at a time")
     parser.add_argument("--output", type=Path, default=Path("runs/compare"))
