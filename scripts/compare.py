@@ -1,6 +1,6 @@
 """Compare GRPO with each of the four papers, and with all of them, at equal sampled tokens.
 
-    python scripts/compare.py [--seeds 3] [--tokens 18000] [--only grpo prorl ...] [key=value ...]
+    python scripts/compare.py [--seeds 3] [--tokens 8000] [--only grpo prorl ...] [key=value ...]
 
 Every run is `hone train configs/compare.yaml` with the overrides of its variant, in a process of its own; a run that
 is finished is not run again. All start from the same policy: SmolLM2-135M after a first run of plain GRPO, for as it
@@ -49,14 +49,15 @@ def papers(seed: int, store: Path) -> dict[str, dict[str, Any]]:
             "writer": "scripts.splitting:Split",
             "store": str(store),
             "environment": {"single_turn": {"system": SYSTEM}},
-            "rollouts": 4, "seed_passes": 3, "min_passes": 1, "drop": 1, "attempts": 1, "fresh": "off", "refresh": 16,
+            "rollouts": 8, "seed_passes": 6, "min_passes": 2, "drop": 1, "attempts": 2, "fresh": "off", "limit": 64,
+            "batch": 64,
         }}},
     }  # fmt: skip
 
 
 def overrides(variant: str, seed: int, folder: Path, tokens: int) -> dict[str, Any]:
     """All settings in which a run differs from the base."""
-    each = papers(seed, folder.with_name(f"{folder.name}-synthesis"))
+    each = papers(seed, folder.with_name(f"synthesis-{seed}"))
     chosen = each if variant == "all" else {variant: each[variant]} if variant != "grpo" else {}
     own = {"seed": seed, "folder": str(folder), "hooks.0.budget.tokens": tokens}
     if "synthrl" not in chosen:
@@ -75,6 +76,22 @@ def warm(chosen: argparse.Namespace) -> str:
     return str(train("warm", settings, folder, chosen.warm, chosen).checkpoints[-1])
 
 
+def synthesise(seed: int, start: str, chosen: argparse.Namespace) -> None:
+    """The data set of SynthRL, made once before training, as in the paper; what is in its store costs nothing again."""
+    settings = overrides("synthrl", seed, chosen.output / f"synthrl-{seed}", chosen.tokens) | {"model": start}
+    hone("synth", f"synthesis {seed}", settings, chosen, os.cpu_count() or 1)
+
+
+def hone(command: str, name: str, settings: dict[str, Any], chosen: argparse.Namespace, threads: int) -> None:
+    """One command in a process of its own."""
+    arguments = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
+    line = [sys.executable, "-m", "hone.cli", command, CONFIG, *arguments, *chosen.overrides]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{name} failed:\n{' '.join(line)}\n{done.stderr[-2000:]}")
+
+
 def train(name: str, settings: dict[str, Any], folder: Path, tokens: int, chosen: argparse.Namespace) -> Run:
     """One run, unless it is finished already."""
     if (folder / "metrics.jsonl").exists():
@@ -82,14 +99,7 @@ def train(name: str, settings: dict[str, Any], folder: Path, tokens: int, chosen
         if run.metrics and run.metrics[-1].get("tokens/total", 0) >= tokens:
             return run
         shutil.rmtree(folder)
-    arguments = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
-    threads = str(max(1, (os.cpu_count() or 1) // chosen.parallel))
-    command = [sys.executable, "-m", "hone.cli", "train", CONFIG, *arguments, *chosen.overrides]
-    done = subprocess.run(
-        command, env={**os.environ, "OMP_NUM_THREADS": threads}, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise SystemExit(f"{name} failed:\n{' '.join(command)}\n{done.stderr[-2000:]}")
+    hone("train", name, settings, chosen, max(1, (os.cpu_count() or 1) // chosen.parallel))
     run = Run(folder)
     print(f"{name}: {run.summary().splitlines()[0]}", flush=True)
     return run
@@ -163,7 +173,9 @@ def main() -> None:
     variants = ["grpo", *papers(0, Path()), "all"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--tokens", type=int, default=18000, help="sampled tokens of each run")
+    parser.add_argument(
+        "--tokens", type=int, default=8000, help="sampled tokens of each run, without those of synthesis"
+    )
     parser.add_argument("--warm", type=int, default=6000, help="sampled tokens of the first run")
     parser.add_argument("--only", nargs="+", choices=variants, default=variants)
     parser.add_argument("--parallel", type=int, default=2, help="runs at a time")
@@ -174,6 +186,9 @@ def main() -> None:
     # Seed by seed, so that runs that are compared with each other had the same neighbours.
     jobs = [(variant, seed) for seed in range(chosen.seeds) for variant in chosen.only]
     start = warm(chosen)
+    if {"synthrl", "all"} & set(chosen.only):
+        for seed in range(chosen.seeds):
+            synthesise(seed, start, chosen)
 
     def run(job: tuple[str, int]) -> Run:
         folder = chosen.output / "-".join(map(str, job))

@@ -78,6 +78,10 @@ def moody(task, trajectory, *, task_id: str = "letter-1") -> Score:
     return low(task, trajectory)
 
 
+def broken(task, trajectory) -> Score:
+    raise LookupError("no such word")
+
+
 def fails_on_odd(task, trajectory) -> Score:
     if actions(trajectory)[0] % 2:
         raise ArithmeticError("odd")

@@ -34,8 +34,10 @@ def check(tiny_model_path, tmp_path, monkeypatch):
 
 
 def marks(text):
-    """Step to "ok" or "FAIL"."""
-    found = [line.split(maxsplit=1) for line in text.splitlines() if line.startswith(("ok ", "FAIL "))]
+    """Step to "ok", "note", "skip" or "FAIL"."""
+    found = [
+        line.split(maxsplit=1) for line in text.splitlines() if line.startswith(("ok ", "note ", "skip ", "FAIL "))
+    ]
     return {rest.partition(":")[0]: mark for mark, rest in found}
 
 
@@ -51,6 +53,7 @@ ALL_FINE = {
     "verifier, adversarial answers": "ok",
     "one step of a miniature": "ok",
 }
+WITHOUT_EXAMPLE = {**ALL_FINE, "verifier, right answers": "skip"}
 
 
 def test_all_is_well(check, monkeypatch):
@@ -89,7 +92,7 @@ def test_the_arithmetic(check):
     assert rows["prompts with refills, at most"] == ("27", "")
     assert rows["evaluation often"] == ("", "11 x 7 items x 2")  # before, 9 on the way, and after
     assert rows["evaluation ends"] == ("", "2 x 7 items x 2")
-    assert marks(text) == {**ALL_FINE, "tasks of eval often": "ok", "tasks of eval ends": "ok"}
+    assert marks(text) == {**WITHOUT_EXAMPLE, "tasks of eval often": "ok", "tasks of eval ends": "ok"}
 
 
 @pytest.mark.parametrize(
@@ -132,7 +135,56 @@ def test_a_verifier_that_pays_for_junk_is_told(check):
     fine, text = check(verifier=lambda task, trajectory: 1.0)
     assert fine
     assert f"it pays for: {', '.join(PROBES)}" in text
-    assert "this verifier gives no examples of right answers; skipped" in text
+    assert marks(text) == {**WITHOUT_EXAMPLE, "verifier, adversarial answers": "note"}
+    assert "skip verifier, right answers: this verifier gives no examples of right answers" in text
+
+
+def test_every_verifier_is_tried_on_its_own_tasks(check):
+    def evaluation(verifier=None, **letters):
+        return {"tasks": Letters(**letters), "items": 2, "verifier": verifier}
+
+    fine, text = check(
+        verifier=parts.Echo(),
+        eval={
+            "same": evaluation(),
+            "other": evaluation(parts.Echo(value=0.5)),
+            "plain": evaluation(parts.nothing),
+            "again": evaluation(parts.nothing, kinds=1),
+            "moody": evaluation(parts.moody, kinds=2),
+        },
+    )
+    assert not fine
+    found = marks(text)
+    assert {name: mark for name, mark in found.items() if name.startswith("verifier")} == {
+        "verifier, right answers": "ok",
+        "verifier, adversarial answers": "ok",
+        "verifier of eval other, right answers": "FAIL",
+        "verifier of eval other, adversarial answers": "ok",
+        "verifier of eval plain, right answers": "skip",
+        "verifier of eval plain, adversarial answers": "ok",
+        "verifier of eval moody, right answers": "skip",
+        "verifier of eval moody, adversarial answers": "ok",
+    }
+    assert "verifier, right answers: 6 of 6 scored 1" in text  # three tasks of training, three of the evaluation
+    assert "verifier of eval other, right answers: ValueError: task 'letter-0': the right answer '<a>' scored" in text
+
+
+def test_the_verifiers_and_tasks_of_stages_are_tried(check):
+    tasks = Letters()
+    tasks.cursor = 5
+    fine, text = check(
+        verifier=parts.Echo(),
+        stages={2: {"tasks": tasks}, 3: {"verifier": parts.Echo(value=0.5)}, 4: {"siblings": 4}},
+    )
+    assert not fine
+    assert marks(text) == {
+        **ALL_FINE,
+        "tasks of stage 2": "ok",
+        "verifier of stage 3, right answers": "FAIL",
+        "verifier of stage 3, adversarial answers": "ok",
+    }
+    assert "verifier of stage 3, right answers: ValueError: task 'letter-5': the right answer '<f>' scored 0.5" in text
+    assert tasks.cursor == 5
 
 
 def test_a_verifier_that_cannot_be_sent_to_a_process(check):
@@ -159,7 +211,7 @@ def test_a_source_that_cannot_be_read(check):
     assert "no file 'nowhere.jsonl'" in text
     fine, text = check(eval={"late": {"tasks": files}})
     assert not fine
-    assert marks(text) == {**ALL_FINE, "tasks of eval late": "FAIL"}
+    assert marks(text) == {**WITHOUT_EXAMPLE, "tasks of eval late": "FAIL"}
     fine, text = check(tasks=Letters(limit=0))
     assert not fine
     assert marks(text) == {"tasks": "FAIL"}
@@ -171,7 +223,7 @@ def test_a_part_that_fails_in_the_miniature(check):
 
     fine, text = check(shapers=[picky])
     assert not fine
-    assert marks(text) == {**ALL_FINE, "one step of a miniature": "FAIL"}
+    assert marks(text) == {**WITHOUT_EXAMPLE, "one step of a miniature": "FAIL"}
     assert "FAIL one step of a miniature: LookupError: [no] such group" in text
 
 
@@ -181,7 +233,7 @@ def test_a_policy_without_a_miniature(check, monkeypatch):
     monkeypatch.delattr(CausalLM, "miniature")
     fine, text = check()
     assert fine
-    assert "this policy has no miniature; skipped" in text
+    assert "skip one step of a miniature: this policy has no miniature" in text
 
 
 def test_the_miniature_is_small_and_leaves_nothing(check, monkeypatch, tmp_path):

@@ -157,6 +157,31 @@ def test_schema(here, capsys):
     jsonschema.validate(hone.document.read(Path("tiny.yaml").read_text()), schema)
 
 
+def test_version(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"hone {hone.__version__}\n"
+
+
+def test_a_reader_that_leaves_is_no_failure(start):
+    process = start("schema")
+    process.stdout.close()  # as head does, before there is anything to read
+    status = process.wait(60)
+    assert (status, process.stderr.read()) == (141, "")
+
+
+def test_a_table_is_read_without_progress_bars(start):
+    from pandas import DataFrame
+
+    DataFrame({"q": ["a", "b"], "a": ["c", "d"]}).to_parquet("rows.parquet")
+    process = start(
+        "train", "tiny.yaml", "steps=1", "tasks={files: {path: rows.parquet, prompt: '{q}', answer: '{a}'}}"
+    )
+    status, _, err = ended(process, [], seconds=60.0)
+    assert (status, err) == (0, "")
+
+
 def test_check(here, capsys):
     assert main(["check", "tiny.yaml", "steps=7"]) == 0
     out = capsys.readouterr().out
@@ -182,6 +207,12 @@ def test_check(here, capsys):
         (["train", "tiny.yaml", "device=abacus"], "device: 'abacus' cannot be used here"),
         (["train", "tiny.yaml", "verifier=loop_parts:lost"], "loop_parts has no lost"),
         (["train", "tiny.yaml", "tasks={files: {path: no.jsonl, prompt: '{q}'}}"], "no file 'no.jsonl'"),
+        (["train", "tiny.yaml", "eval={e: {tasks: {files: {path: no.jsonl, prompt: '{q}'}}}}"], "no file 'no.jsonl'"),
+        (["train", "tiny.yaml", "tasks={loop_parts:Letters: {limit: 0}}"], "tasks: the source has no tasks"),
+        (
+            ["train", "tiny.yaml", "verifier=loop_parts:broken"],
+            "step 1: no verdict on any of 6 answers; on 6 of them: ",
+        ),
         (["train", "tiny.yaml", "folder=tiny.yaml"], "tiny.yaml"),
         (["train", "tiny.yaml", "verifier=loop_parts:moody", "verification.on_error=stop"], "the reference is lost"),
         (["check", "missing.yaml"], "missing.yaml"),
@@ -195,10 +226,10 @@ def test_mistakes_are_told_in_a_line(here, capsys, arguments, told):
     Path("begun").mkdir()
     shutil.copy("tiny.yaml", "begun/config.yaml")
     assert main(arguments) == 2
-    err = capsys.readouterr().err.strip()
-    assert err.startswith("hone: ")
-    assert told in err
-    assert "\n" not in err
+    notes = capsys.readouterr().err.strip().splitlines()
+    assert notes[-1].startswith("hone: ")
+    assert told in notes[-1]
+    assert all(note.startswith("WARNING: no verdict on ") for note in notes[:-1])
     assert not Path("run").exists()
 
 
@@ -228,7 +259,7 @@ def test_notes_of_hone_are_shown_and_those_of_libraries_are_left_to_them(here, c
     tasks = "tasks={loop_parts:Letters: {limit: 2}}"
     for name in ("run", "again"):
         assert main(["train", "tiny.yaml", tasks, f"folder={name}"]) == 0
-        assert capsys.readouterr().err.count("INFO: stopped at step 2: the task source has no more tasks") == 1
+        assert capsys.readouterr().err.count("INFO: stopped at step 1: the task source has no more tasks") == 1
 
 
 def test_help_needs_nothing_heavy():
@@ -257,7 +288,7 @@ def test_ctrl_c_saves_and_resume_finishes(start, capsys):
     process = start("train", "tiny.yaml", "steps=100000")
     wait_until(lambda: len(lines()) >= 2, process)
     status, out, err = ended(process, interrupt(process))
-    assert (status, err.count("stopping: saving a checkpoint")) == (0, 1)
+    assert (status, err.count("stopping: saving a checkpoint")) == (130, 1)
     done = lines()
     assert [row["step"] for row in done] == list(range(1, len(done) + 1))
     assert f"steps: {len(done)}" in out
@@ -275,7 +306,7 @@ def test_ctrl_c_does_not_wait_for_the_first_evaluation(start):
     wait_until(lambda: Path("run/config.yaml").exists(), process)
     time.sleep(1.0)
     status, out, _ = ended(process, interrupt(process))
-    assert status == 0
+    assert status == 130
     assert "steps: 0" in out
     assert main(["resume", "run", "verifier=loop_parts:low"]) == 0
     assert lines()[-1]["step"] == 3
@@ -327,7 +358,7 @@ def test_the_terminal_is_as_it_was(start, here):
         while process.poll() is None:
             read()
         read()
-        assert process.returncode == 0
+        assert process.returncode == 130
         assert psutil.wait_procs(children, timeout=5)[1] == []
         assert b"\x1b[?25l" in written  # the view had hidden the cursor
         assert written.rindex(b"\x1b[?25h") > written.rindex(b"\x1b[?25l")

@@ -10,7 +10,7 @@ import loop_parts as parts
 import psutil
 import pytest
 
-from hone.collect import Collector, Interrupted, VerificationError
+from hone.collect import Collector, Interrupted, VerificationError, refuse_without_verdict
 from hone.envs.single_turn import SingleTurn
 from hone.seats import SamplingParams
 from hone.types import Completion, Group, Segment, Task, Trajectory
@@ -108,6 +108,56 @@ def test_a_failed_verdict_is_told_with_its_task_and_text(collector, caplog):
     assert r"the\nend" in told
     assert "start" not in told
     assert len(told) < 800
+
+
+def test_many_failures_of_a_kind_are_counted(collector, caplog):
+    made = collector(parts.broken)
+    groups = made.play([task("a"), task("b")], 5, SamplingParams())
+    made.play([task("a")], 3, SamplingParams())
+    told = [record.getMessage() for record in caplog.records if record.name == "hone"]
+    assert [line.partition(":")[0][:20] for line in told] == ["no verdict on task '"] * 3 + [
+        "no verdict on 7 more",
+        *["no verdict on task '"] * 3,
+    ]
+    assert told[3] == "no verdict on 7 more answers either: LookupError"
+    assert all(trajectory.error == "LookupError: no such word" for group in groups for trajectory in group)
+
+
+def judged(*scores, aside=()):
+    """A group of trajectories with these rewards or errors."""
+
+    def trajectory(score):
+        known = isinstance(score, float)
+        return Trajectory(task("t"), [], reward=score if known else None, error=None if known else score)
+
+    return Group(task("t"), [trajectory(score) for score in scores], aside=[trajectory(score) for score in aside])
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [
+        [judged("A: x", "A: x", 0.0), judged("B: y")],  # a reward of 0 is a verdict
+        [judged("A: x", aside=[1.0])],
+        [judged(aside=[1.0])],
+        [judged(None, None)],  # an environment that does not judge, and did not fail
+        [judged()],
+        [],
+    ],
+)
+def test_any_verdict_or_no_failure_is_enough(groups):
+    refuse_without_verdict(groups)
+
+
+@pytest.mark.parametrize(
+    ("groups", "told"),
+    [
+        ([judged("A: x", "B: y"), judged("B: y")], "no verdict on any of 3 answers; on 2 of them: B: y"),
+        ([judged(None, aside=["A: x"])], "no verdict on any of 1 answers; on 1 of them: A: x"),
+    ],
+)
+def test_groups_without_any_verdict_are_refused(groups, told):
+    with pytest.raises(VerificationError, match=f"^{told}$"):
+        refuse_without_verdict(groups)
 
 
 def test_a_failed_verdict_stops_where_it_should(collector):

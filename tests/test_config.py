@@ -66,7 +66,7 @@ optimizer: {{lr: 1e-5, schedule: cosine, betas: [0.9, 0.99]}}
 update: {{minibatches: 2}}
 eval:
   held-out: {{tasks: {TASKS}, every: 5}}
-  sampled: {{tasks: {TASKS}, siblings: 4, sampling: {{top_p: 0.9}}, verifier: {JUDGE}}}
+  sampled: {{tasks: {TASKS}, siblings: 4, sampling: {{temperature: 0.7, top_p: 0.9}}, verifier: {JUDGE}}}
 folder: runs/here
 """
 
@@ -132,8 +132,40 @@ def test_the_model_may_be_a_path_alone(load):
 def test_evaluation_is_greedy_unless_it_says_otherwise(load):
     config = load(LONG)
     assert config.eval["held-out"].sampling == replace(config.sampling, temperature=0.0)
-    assert config.eval["sampled"].sampling == SamplingParams(top_p=0.9)
     assert config.eval["held-out"].verifier is None
+
+
+def test_what_the_sampling_of_an_evaluation_leaves_open_is_as_in_training(load):
+    config = load(LONG)
+    assert config.eval["sampled"].sampling == SamplingParams(
+        temperature=0.7, top_p=0.9, max_tokens=64, stop=["\n\n", "1e-5"]
+    )
+    config = load(LONG, "eval.sampled.sampling={max_tokens: 9}", "sampling.temperature=0.5")
+    assert config.eval["sampled"].sampling == replace(config.sampling, temperature=0.0, max_tokens=9)
+    longer = load(LONG, "eval.sampled.sampling.max_tokens=256", "eval.sampled.sampling.stop=[]")  # the very defaults
+    assert longer.eval["sampled"].sampling == SamplingParams(temperature=0.7, top_p=0.9, max_tokens=256)
+    assert load(longer.dump()) == longer
+    staged = load(LONG, "stages={3: {sampling.max_tokens: 5}}")
+    assert staged.at(3).eval == staged.eval
+
+
+def test_the_sampling_of_an_evaluation_may_be_an_object_that_is_taken_as_it_is():
+    params = SamplingParams(temperature=0.7)
+    short = {"sampling": {"max_tokens": 5, "stop": ["x"]}, "model": "x", "tasks": Questions(), "verifier": judge}
+    given = {"tasks": Questions(), "sampling": params}
+    for part in (given, EvalConfig(**given)):
+        config = Config(eval={"e": part}, **short)
+        assert config.eval["e"].sampling == params
+        assert config.eval["e"].sampling.max_tokens == 256
+
+
+def test_truncation_without_a_temperature_is_warned_of_once(load, caplog):
+    load(SHORT, f"eval={{e: {{tasks: {TASKS}, sampling: {{top_p: 0.9}}}}}}", "stages={3: {siblings: 4}}")
+    assert [record.getMessage() for record in caplog.records] == [
+        "eval.e.sampling: top_p, top_k and min_p do nothing without a temperature"
+    ]
+    load(LONG)
+    assert len(caplog.records) == 1
 
 
 def test_the_folder_is_the_first_free_one(load, tmp_path, monkeypatch):

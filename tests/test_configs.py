@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 import hone
-from hone import document
+from hone import document, session
 from hone.schema import json_schema
 from hone.types import Segment, Trajectory
 
@@ -17,6 +17,10 @@ CONFIGS = sorted(Path(__file__).parents[1].glob("configs/**/*.yaml"))
 
 def gsm8k(i):
     return {"question": f"Ann has {i} pens and buys 2 more. How many?", "answer": f"{i} + 2 = <<{i}+2>>.\n#### {i + 2}"}
+
+
+def problem(i):
+    return {"problem": f"What is {i} + 2?", "answer": str(i + 2)}
 
 
 def countdown(i):
@@ -38,6 +42,8 @@ def call(i):
 
 
 DATA = {
+    "dapo_math/train.jsonl": problem,
+    "aime/2024.jsonl": problem,
     "gsm8k/train.jsonl": gsm8k,
     "gsm8k/test.jsonl": gsm8k,
     "countdown/train.jsonl": countdown,
@@ -116,8 +122,15 @@ class TestConfig:
             "device": "cpu",
             "folder": "run",
         }
-        names = document.read(path.read_text(encoding="utf-8")).get("eval", {})
-        config = hone.load_config(path, overrides | {f"eval.{name}.items": 2 for name in names})
+        written = document.read(path.read_text(encoding="utf-8"))
+        names = written.get("eval", {})
+        overrides |= {f"eval.{name}.items": 2 for name in names}
+        overrides |= {f"eval.{name}.sampling.max_tokens": 4 for name, part in names.items() if "sampling" in part}
+        if mines := "failures" in written["tasks"]:
+            overrides |= {"tasks.failures.limit": 3, "tasks.failures.attempts": 2}
+        config = hone.load_config(path, overrides)
+        if mines:
+            session.make(config, "mine", print)
         run = hone.Trainer(config).fit()
         row = run.metrics[-1]
         assert (row["step"], row["groups/kept"], row["verify/errors"]) == (1, 2, 0)

@@ -131,6 +131,31 @@ def test_the_command_makes_a_data_set(config, tmp_path, capsys):
     assert "the disk is full" in capsys.readouterr().err
 
 
+def test_a_source_that_was_bound_is_not_looked_into_again(config):
+    made = config(tasks=Counting(source=Letters()), steps=1)
+    for name in ("one", "two"):
+        made.folder = f"{made.folder}-{name}"
+        assert [row["tokens/aside"] for row in hone.Trainer(made).fit().metrics] == [4]
+
+
+def test_a_source_that_is_not_bound_yet_is_looked_into_and_plays_nothing(config):
+    source = Counting(source=Letters(limit=0))
+    with pytest.raises(ValueError, match=r"^eval\.e\.tasks: the source has no tasks"):
+        Session(config(eval={"e": {"tasks": source}})).__enter__()
+    assert source.player is None
+    source = Counting(source=Letters())
+    with Session(config(tasks=source)) as session:
+        assert session.sampled == 0
+        assert source.source.cursor == 0
+
+
+def test_the_limits_of_the_workers_are_those_of_the_configuration(config):
+    limits = {"workers": 1, "timeout": 3.0, "prepare_timeout": None, "memory_gb": 2.0}
+    with Session(config(verification=limits | {"on_error": "stop"})) as session:
+        assert session.collector._limits == limits
+        assert session.collector.on_error == "stop"
+
+
 def test_a_source_may_play_while_the_trainer_trains(config):
     made = config(tasks=Counting(source=Letters()), steps=2)
     run = hone.Trainer(made).fit()

@@ -300,6 +300,28 @@ def test_ctrl_c_while_sampling_undoes_the_step(fit):
     assert {row["task"] for row in resumed.rollouts.at(3)} == {"letter-4", "letter-5"}
 
 
+def heldouts():
+    return {
+        "letters": {"tasks": Letters(), "items": 2, "every": 2},
+        "ends": {"tasks": Letters(), "items": 1, "verifier": parts.nothing},
+    }
+
+
+def test_an_evaluation_that_is_due_is_made_before_anything_else(fit, monkeypatch):
+    fit(steps=4, hooks=[Spy(at={2: parts.interrupt}), PLAIN_LOG], eval=heldouts())
+    spy = Spy(at={3: crash})
+    with pytest.raises(ZeroDivisionError):
+        fit(steps=4, resume=True, hooks=[spy, PLAIN_LOG], eval=heldouts())
+    played = []
+    from hone.collect import Collector
+
+    plain = Collector.play
+    monkeypatch.setattr(Collector, "play", lambda self, tasks, *rest: played.append(1) or plain(self, tasks, *rest))
+    run = fit(steps=2, resume=True, eval=heldouts())  # it has been saved since: nothing is due now
+    assert played == []
+    assert run.series("eval/letters/accuracy")[0].tolist() == [0, 2]
+
+
 @pytest.mark.parametrize("step", [0, 2, 4])
 def test_ctrl_c_during_an_evaluation_ends_it(fit, step):
     class Late(Spy):
@@ -309,16 +331,19 @@ def test_ctrl_c_during_an_evaluation_ends_it(fit, step):
             super().on_start(state)
             self.at.get(state.step, bool)(state)
 
-    heldout = {"letters": {"tasks": Letters(), "items": 2, "every": 2}}
-    run = fit(steps=4, hooks=[Late(at={step: parts.interrupt}), PLAIN_LOG], eval=heldout)
+    run = fit(steps=4, hooks=[Late(at={step: parts.interrupt}), PLAIN_LOG], eval=heldouts())
     assert untouched()
     assert run.steps == saved(run)["step"] == step
     evaluated = [row["step"] for row in run.metrics if "eval/letters/accuracy" in row]
     assert evaluated == list(range(0, step, 2))
-    heldout = {"letters": {"tasks": Letters(), "items": 2, "every": 2}}
-    run = fit(steps=4, resume=True, eval=heldout)
-    assert [row["step"] for row in run.metrics if row["step"]] == [1, 2, 3, 4]
-    assert run.metrics[0].keys() >= {"eval/letters/accuracy"}
+    whole = fit("whole", steps=4, eval=heldouts())
+    for _ in range(2):
+        run = fit(steps=4, resume=True, eval=heldouts())
+        assert timeless(run.metrics) == timeless(whole.metrics)  # what was due is in the row of its step
+        assert run.series("eval/letters/accuracy")[0].tolist() == [0, 2, 4]
+    for name, found in whole.evaluations.items():
+        assert list(run.evaluations[name]["last"].rollouts) == list(found["last"].rollouts)
+    assert same(saved(run)["hooks"], saved(whole)["hooks"])
 
 
 def test_a_second_ctrl_c_ends_the_run_at_once(fit):
@@ -395,14 +420,84 @@ def test_a_step_without_a_kept_group_changes_nothing(fit, tiny_model_path):
     assert same(saved(run)["policy"], {name: start[name] for name in saved(run)["policy"]})
 
 
-@pytest.mark.parametrize(("limit", "steps", "last"), [(5, 3, 1), (4, 3, 0), (0, 1, 0)])
+@pytest.mark.parametrize(("limit", "steps", "last"), [(5, 3, 1), (4, 2, 2)])
 def test_the_run_ends_with_its_tasks(fit, caplog, limit, steps, last):
     caplog.set_level(logging.INFO, "hone")
-    run = fit(tasks=Letters(limit=limit), steps=9, eval={"end": {"tasks": Letters(), "items": 2}})
+    heldout = {"end": {"tasks": Letters(), "items": 2}, "often": {"tasks": Letters(), "items": 2, "every": 2}}
+    run = fit(tasks=Letters(limit=limit), steps=9, eval=heldout)
     assert run.steps == steps == saved(run)["step"]
+    assert [row["step"] for row in run.metrics] == list(range(steps + 1))
     assert run.metrics[-1].get("groups/kept", 0) + run.metrics[-1]["groups/dropped"] == last
-    assert "eval/end/accuracy" in run.metrics[-1]
+    assert run.series("eval/end/accuracy")[0].tolist() == [0, steps]
+    assert run.series("eval/often/accuracy")[0].tolist() == sorted({0, 2, steps})
     assert "no more tasks" in caplog.text
+
+
+def test_a_run_at_the_end_of_its_tasks_stays_where_it_is(fit):
+    def left(run):
+        return {path: (path.read_bytes(), path.stat().st_ino) for path in run.folder.rglob("*") if path.is_file()}
+
+    fit(tasks=Letters(limit=4), steps=9, eval=heldouts())
+    before = left(hone.Run(fit.trainer().config.folder))
+    spy = Spy()
+    run = fit(tasks=Letters(limit=4), steps=9, resume=True, eval=heldouts(), hooks=[PLAIN_LOG, spy])
+    assert spy.told == [("on_start", 2), ("on_end", 2)]
+    settings = run.folder / "config.yaml"
+    assert {p: v for p, v in left(run).items() if p != settings} == {p: v for p, v in before.items() if p != settings}
+    more = fit(tasks=Letters(limit=5), steps=9, resume=True, eval=heldouts())  # the file has grown since
+    assert [row["step"] for row in more.metrics] == [0, 1, 2, 3]
+
+
+def test_a_source_without_tasks_is_refused_at_the_start(fit, tmp_path):
+    with pytest.raises(ValueError, match=r"^tasks: the source has no tasks"):
+        fit(tasks=Letters(limit=0))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_hook_that_stops_late_does_not_cost_the_last_evaluation(fit):
+    class Late(Spy):
+        reads_evaluations = True
+
+    late = Late(at={2: lambda state: setattr(state, "stop", "enough")})
+    run = fit(steps=9, hooks=[late, PLAIN_LOG], eval={"end": {"tasks": Letters(), "items": 2}})
+    assert run.series("eval/end/accuracy")[0].tolist() == [0, 2]
+    assert [row["step"] for row in run.metrics] == [0, 1, 2]
+
+
+# Verdicts that fail.
+
+
+def test_a_step_without_any_verdict_ends_the_run(fit, caplog):
+    from hone.collect import VerificationError
+
+    late = {"stages": {2: {"verifier": parts.broken}}, "steps": 4}
+    told = (
+        r"^step 3: no verdict on any of 6 answers; on 6 of them: LookupError: no such word\. The steps before: "
+        r"saved in .*step-2$"
+    )
+    with pytest.raises(VerificationError, match=told):
+        fit(**late)
+    assert untouched()
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [warning.partition(":")[0][:26] for warning in warnings[:3]] == ["no verdict on task 'letter"] * 3
+    assert warnings[3:] == ["no verdict on 3 more answers either: LookupError"]
+    run = hone.Run(fit.trainer().config.folder)
+    assert [row["step"] for row in run.metrics] == [1, 2]
+    assert (saved(run)["step"], saved(run)["tasks"]) == (2, {"cursor": 4})
+    mended = fit(steps=4, resume=True)
+    assert timeless(mended.metrics) == timeless(fit("whole", steps=4).metrics)
+
+
+def test_a_first_step_without_any_verdict_leaves_nothing(fit, tmp_path):
+    from hone.collect import VerificationError
+
+    with pytest.raises(VerificationError, match=r"^step 1: no verdict on any of 6 .* there are none$"):
+        fit(verifier=parts.broken, eval={"end": {"tasks": Letters(), "items": 2}})
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_verdict_is_enough_to_go_on(fit):
+    assert fit(steps=1, prompts=2, verifier=parts.moody, verification={"workers": 1}).metrics[0]["verify/errors"] == 3
 
 
 def test_a_verdict_that_fails_costs_its_trajectory_alone(fit, caplog):
@@ -430,12 +525,16 @@ def test_a_failed_verdict_can_stop_the_run(fit, tmp_path):
 
     spy = Spy()
     stopping = {"verifier": parts.moody, "verification": {"workers": 1, "on_error": "stop"}}
-    with pytest.raises(VerificationError, match=r"letter-1.*reference is lost.*response was"):
+    with pytest.raises(VerificationError, match=r"^step 1: .*letter-1.*reference is lost.*response was"):
         fit(hooks=[spy], **stopping)
     assert untouched()
     assert spy.told == [("on_start", 0), ("on_end", 0)]
     run = fit()  # nothing came of it, so its folder is free
     assert run.steps == 3
+    stopping["stages"] = {2: {"verifier": parts.moody, "tasks": Letters()}}
+    with pytest.raises(VerificationError, match=r"^step 3: .*saved in .*step-2$"):
+        fit("late", **stopping | {"verifier": parts.low})
+    assert saved(hone.Run(tmp_path / "late"))["step"] == 2
 
 
 def test_an_exception_leaves_whole_steps_and_no_processes(fit, tmp_path):
@@ -473,6 +572,58 @@ def test_a_failed_start_leaves_nothing(fit, tmp_path):
     with pytest.raises(ValueError, match="has no tasks"):
         fit(eval={"empty": {"tasks": Letters(limit=0)}})
     assert fit().steps == 3
+
+
+@pytest.mark.parametrize("place", ["tasks", "stages.2.tasks", "eval.e.tasks"])
+@pytest.mark.parametrize("rows", [None, [{"q": "a"}, {"no": "b"}], []], ids=["no file", "a bad row", "no rows"])
+def test_what_cannot_be_read_ends_the_run_before_anything_is_loaded(fit, tmp_path, monkeypatch, place, rows):
+    from hone.policies.causal_lm import CausalLM
+    from hone.tasks.files import Files
+
+    monkeypatch.setattr(CausalLM, "load", crash)
+    path = tmp_path / "rows.jsonl"
+    if rows is not None:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files, good = Files(path=str(path), prompt="{q}"), Letters()
+    good.cursor = 7
+    given = {
+        "tasks": {"tasks": files},
+        "stages.2.tasks": {"tasks": good, "stages": {2: {"tasks": files}}},
+        "eval.e.tasks": {"tasks": good, "eval": {"e": {"tasks": files}}},
+    }[place]
+    told = "no file" if rows is None else r"rows.jsonl:2: prompt: " if rows else "no rows|none of its"
+    with pytest.raises((OSError, ValueError), match=told):
+        fit(**given)
+    assert not (tmp_path / "run").exists()
+    assert good.cursor == 7
+    assert untouched()
+
+
+def test_an_evaluation_alone_is_no_run(fit, tmp_path):
+    heldout = {"end": {"tasks": Letters(), "items": 2}}
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    for hook in ([], [{"log": {"tensorboard": True}}]):
+        with pytest.raises(ZeroDivisionError):
+            fit(advantage=crash, eval=heldout, hooks=hook)
+        assert [path.name for path in (tmp_path / "run").iterdir()] == ["notes.txt"]
+
+    def twice(state):
+        parts.interrupt()
+        parts.interrupt()
+
+    class AtStart(Spy):
+        reads_evaluations = True
+
+        def on_start(self, state):
+            twice(state)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(eval=heldout, hooks=[AtStart(), PLAIN_LOG])
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["notes.txt"]
+    assert fit(eval=heldout).steps == 3
+    with pytest.raises(FileExistsError, match="holds a run"):
+        fit(eval=heldout)
 
 
 def test_a_folder_with_a_run_is_refused(fit, tmp_path):

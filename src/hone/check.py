@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import cycle, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from hone.config import Config
 from hone.hooks.log import Log
 from hone.math.gates import everything
 from hone.order import order
-from hone.seats import TaskSource
+from hone.seats import TaskSource, Verifier
 from hone.trainer import Trainer
 from hone.types import Group, Score, Segment, Task, Trajectory
 from hone.verifiers.pool import VerifierPool
@@ -42,25 +42,36 @@ def check(config: Config, console: Console | None = None) -> bool:
     console = console or Console()
     console.print(arithmetic(config))
     console.print(order(config))
-    tasks: list[Task] = []
-    steps: list[tuple[str, Callable[[], str]]] = [
-        ("tasks", lambda: _tasks(config.tasks, tasks)),
-        *((f"tasks of eval {name}", partial(_tasks, part.tasks, [])) for name, part in config.eval.items()),
-        ("verifier, right answers", lambda: _golden(config, tasks)),
-        ("verifier, adversarial answers", lambda: _adversarial(config, tasks)),
-        ("one step of a miniature", lambda: _miniature(config, tasks)),
-    ]
+    tasks: dict[int, list[Task]] = {}
+    fine = _try(console, _reading(config, tasks))
+    if training := tasks.get(id(config.tasks)):  # else nothing more can be tried
+        judging = [step for each in _judges(config, tasks) for step in each.steps()]
+        fine &= _try(console, [*judging, ("one step of a miniature", lambda: _miniature(config, training))])
+    return fine
+
+
+class _Skipped(Exception):
+    """There is nothing to try."""
+
+
+class _Note(str):
+    """What was found, and is worth a look."""
+
+
+def _try(console: Console, steps: Iterable[tuple[str, Callable[[], str]]]) -> bool:
+    """Take steps, print what each found, and return whether all went well."""
     fine = True
     for name, step in steps:
         try:
-            found, mark = step(), "[green]ok[/]  "
+            found = step()
+            mark = "[yellow]note[/]" if isinstance(found, _Note) else "[green]ok[/]  "
+        except _Skipped as reason:
+            found, mark = str(reason), "[yellow]skip[/]"
         except Exception as error:
             fine = False
             found, mark = f"{type(error).__name__}: {error}", "[red]FAIL[/]"
         console.print(f"{mark} {name}: ", end="")
         console.print(found, markup=False, highlight=False, soft_wrap=True)
-        if not tasks:
-            break  # nothing else can be tried
     return fine
 
 
@@ -89,58 +100,100 @@ def arithmetic(config: Config) -> Table:
     return table
 
 
-def _tasks(source: TaskSource, tasks: list[Task]) -> str:
+def _places(config: Config) -> Iterator[tuple[str, TaskSource, Verifier]]:
+    """Where tasks are judged: in training, in its stages and in evaluations, and from which source and by whom."""
+    yield "", config.tasks, config.verifier
+    for first in sorted(config.stages):
+        stage = config.at(first)
+        yield f" of stage {first}", stage.tasks, stage.verifier
+    for name, part in config.eval.items():
+        yield f" of eval {name}", part.tasks, part.verifier or config.verifier
+
+
+def _reading(config: Config, tasks: dict[int, list[Task]]) -> Iterator[tuple[str, Callable[[], str]]]:
+    """Take the first tasks of every source; they are kept by its identity."""
+    seen: set[int] = set()
+    for place, source, _ in _places(config):
+        if id(source) not in seen:
+            seen.add(id(source))
+            yield f"tasks{place}", partial(_tasks, source, tasks)
+
+
+def _tasks(source: TaskSource, tasks: dict[int, list[Task]]) -> str:
     """Take the first few, and leave the source as it was."""
     cursor = source.state_dict()
-    tasks += islice(source, TASKS)
+    found = list(islice(source, TASKS))
     source.load_state_dict(cursor)
-    if not tasks:
+    if not found:
         raise ValueError("the source has no tasks")
-    question = " ".join(str(tasks[0].prompt[-1]["content"]).split())
-    return f"{tasks[0].id}: {question[:100]!r} (answer: {str(tasks[0].answer)[:60]!r})"
+    tasks[id(source)] = found
+    question = " ".join(str(found[0].prompt[-1]["content"]).split())
+    return f"{found[0].id}: {question[:100]!r} (answer: {str(found[0].answer)[:60]!r})"
 
 
-def _golden(config: Config, tasks: Sequence[Task]) -> str:
-    example = getattr(config.verifier, "example", None)
-    answers = [(task, example(task)) for task in tasks] if example else []
-    known = [(task, text) for task, text in answers if text is not None]
-    if not known:
-        return "this verifier gives no examples of right answers; skipped"
-    for (task, text), score in zip(known, _judge(config, known)[0], strict=True):
-        if score.error or score.value < 1:
-            raise ValueError(f"task {task.id!r}: the right answer {text!r} scored {score.value} ({score.error})")
-    return f"{len(known)} of {len(known)} scored 1"
+@dataclass
+class _Judged:
+    """A verifier, and the tasks that it judges."""
 
+    verifier: Verifier
+    name: str
+    pool: Mapping[str, Any]
+    tasks: list[Task] = field(default_factory=list)
 
-def _adversarial(config: Config, tasks: Sequence[Task]) -> str:
-    probes = adversarial()
-    task = max(tasks, key=lambda task: len(str(task.answer)))  # the least likely to be hit by chance
-    scores, seconds = _judge(config, [(task, text) for text in probes.values()])
-    failed = [f"{name} ({score.error})" for name, score in zip(probes, scores, strict=True) if score.error]
-    paid = [name for name, score in zip(probes, scores, strict=True) if score.value]
-    if failed:
-        raise ValueError(f"no verdict on: {', '.join(failed)}")
-    note = f"; it pays for: {', '.join(paid)}" if paid else ", none is paid for"
-    return f"{len(probes)} judged in {seconds:.1f} s{note}"
+    def steps(self) -> list[tuple[str, Callable[[], str]]]:
+        """What is tried with it."""
+        return [(f"{self.name}, right answers", self.golden), (f"{self.name}, adversarial answers", self.adversarial)]
 
+    def golden(self) -> str:
+        """It pays for the right answers that it knows."""
+        example = getattr(self.verifier, "example", None)
+        answers = [(task, example(task)) for task in self.tasks] if example else []
+        known = [(task, text) for task, text in answers if text is not None]
+        if not known:
+            raise _Skipped("this verifier gives no examples of right answers")
+        for (task, text), score in zip(known, self.judge(known)[0], strict=True):
+            if score.error or score.value < 1:
+                raise ValueError(f"task {task.id!r}: the right answer {text!r} scored {score.value} ({score.error})")
+        return f"{len(known)} of {len(known)} scored 1"
 
-def _judge(config: Config, answers: Sequence[tuple[Task, str]]) -> tuple[list[Score], float]:
-    limits = config.verification
+    def adversarial(self) -> str:
+        """It judges any text, in time."""
+        probes = adversarial()
+        task = max(self.tasks, key=lambda task: len(str(task.answer)))  # the least likely to be hit by chance
+        scores, seconds = self.judge([(task, text) for text in probes.values()])
+        failed = [f"{name} ({score.error})" for name, score in zip(probes, scores, strict=True) if score.error]
+        paid = [name for name, score in zip(probes, scores, strict=True) if score.value]
+        if failed:
+            raise ValueError(f"no verdict on: {', '.join(failed)}")
+        found = f"{len(probes)} judged in {seconds:.1f} s"
+        return _Note(f"{found}; it pays for: {', '.join(paid)}") if paid else f"{found}, none is paid for"
 
-    async def judge_all() -> list[Score]:
-        with VerifierPool(
-            config.verifier, workers=limits.workers, timeout=limits.timeout, memory_gb=limits.memory_gb
-        ) as pool:
-            return await asyncio.gather(
-                *(
-                    pool(task, Trajectory(task, [Segment("response", "policy", (), text=text)]))
-                    for task, text in answers
+    def judge(self, answers: Sequence[tuple[Task, str]]) -> tuple[list[Score], float]:
+        """The verdicts, in worker processes, and the seconds that they took."""
+
+        async def judge_all() -> list[Score]:
+            with VerifierPool(self.verifier, **self.pool) as pool:
+                return await asyncio.gather(
+                    *(
+                        pool(task, Trajectory(task, [Segment("response", "policy", (), text=text)]))
+                        for task, text in answers
+                    )
                 )
-            )
 
-    started = time.perf_counter()
-    with ThreadPoolExecutor(1) as thread:  # where no event loop runs yet
-        return thread.submit(asyncio.run, judge_all()).result(), time.perf_counter() - started
+        started = time.perf_counter()
+        with ThreadPoolExecutor(1) as thread:  # where no event loop runs yet
+            return thread.submit(asyncio.run, judge_all()).result(), time.perf_counter() - started
+
+
+def _judges(config: Config, tasks: Mapping[int, list[Task]]) -> list[_Judged]:
+    """The distinct verifiers, each with all tasks that it judges."""
+    found: list[_Judged] = []
+    for place, source, verifier in _places(config):
+        judge = next((each for each in found if each.verifier is verifier or each.verifier == verifier), None)
+        if judge is None:
+            found.append(judge := _Judged(verifier, f"verifier{place}", config.verification.pool))
+        judge.tasks += [task for task in tasks.get(id(source), ()) if all(task is not other for other in judge.tasks)]
+    return [each for each in found if each.tasks]
 
 
 def _alternate(groups: Sequence[Group]) -> None:
@@ -153,25 +206,26 @@ class _Few:
     """The tasks at hand, over and over: a miniature is not to move, bind or fill the sources of the run."""
 
     def __init__(self, tasks: Sequence[Task]) -> None:
-        self._tasks = cycle(tasks)
+        self._tasks, self._cursor = tasks, 0
 
     def __iter__(self) -> Iterator[Task]:
         return self
 
     def __next__(self) -> Task:
-        return next(self._tasks)
+        self._cursor += 1
+        return self._tasks[(self._cursor - 1) % len(self._tasks)]
 
     def state_dict(self) -> dict[str, Any]:
-        return {}
+        return {"cursor": self._cursor}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        pass
+        self._cursor = state["cursor"]
 
 
 def _miniature(config: Config, tasks: Sequence[Task]) -> str:
     shrink = getattr(config.model, "miniature", None)
     if shrink is None:
-        return "this policy has no miniature; skipped"
+        raise _Skipped("this policy has no miniature")
     with tempfile.TemporaryDirectory() as folder:
         small = config.model_copy(
             update={

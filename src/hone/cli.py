@@ -6,27 +6,53 @@ import argparse
 import io
 import json
 import logging
+import os
+import select
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import hone
+
+INTERRUPTED, UNREAD = 130, 141
+"""What a shell makes of SIGINT and of SIGPIPE."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run ``hone``; returns the exit status: 0, 1 where a check failed, 2 for what the user can mend."""
+    """Run ``hone``.
+
+    Returns:
+        The exit status: 0, 1 where a check failed, 2 for what the user can mend, 130 after Ctrl-C (of a run that can be
+        resumed, too), 141 if nobody reads what is printed.
+    """
     chosen = _parser().parse_args(arguments)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # models write what no terminal knows
     _show_notes()
     try:
-        return chosen.run(chosen)
+        status = chosen.run(chosen)
+        sys.stdout.flush()
+        return status
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _is_unread():
+            return UNREAD
         if not _can_be_mended(error):
             raise
         print(f"hone: {error}", file=sys.stderr)
         return 2
+
+
+def _is_unread() -> bool:
+    """Whether standard output is a pipe that has no reader any more; what is still to be written is then dropped."""
+    output = select.poll()
+    output.register(sys.stdout.fileno(), 0)
+    if not output.poll(0):  # it tells of nothing but errors
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 class _Notes(logging.StreamHandler):
@@ -56,6 +82,7 @@ def _can_be_mended(error: Exception) -> bool:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("hone", description="Reinforcement learning post-training for language models.")
+    parser.add_argument("--version", action="version", version=f"hone {hone.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, run, help: str, **argument: str) -> argparse.ArgumentParser:
@@ -121,9 +148,9 @@ def _fit(config, *, resume: bool) -> int:
     from hone.trainer import Trainer
 
     _quiet_libraries()
-    run = Trainer.from_config(config).fit(resume=resume)
-    print(story(run))
-    return 0
+    trainer = Trainer.from_config(config)
+    print(story(trainer.fit(resume=resume)))
+    return INTERRUPTED if trainer.interrupted else 0
 
 
 def _check(chosen: argparse.Namespace) -> int:
@@ -140,9 +167,11 @@ def _make(chosen: argparse.Namespace) -> int:
 
     command, config = chosen.command, load_config(chosen.config, chosen.overrides)
     if getattr(chosen, "report", False):
+        from hone.report.synthesis import plot, synthesis
+
         for source in within(config.tasks):
             if getattr(source, "command", None) == command:
-                print(source.report())
+                print(synthesis(source.store), plot(source.store, Path(source.store, "shift.png")), sep="\n\n")
         return 0
     _quiet_libraries()
     for made in make(config, command, print):
@@ -175,6 +204,7 @@ def _schema(chosen: argparse.Namespace) -> int:
 
 def _quiet_libraries() -> None:
     """No progress bars beside the live view."""
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")  # read when datasets is imported, which is slow
     import transformers
 
     transformers.utils.logging.disable_progress_bar()

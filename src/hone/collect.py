@@ -1,4 +1,8 @@
-"""Playing groups: sampling and verification, side by side, for a caller that is not asynchronous."""
+"""Playing groups: sampling and verification, side by side, for a caller that is not asynchronous; and what came of it.
+
+That not one answer of many could be judged is the end of a run: a verifier's failure is never a score, and a step
+without any score is none.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import CancelledError
+from statistics import fmean, pstdev
 from typing import Any, TypeVar
 
 from hone.seats import Environment, Sampler, SamplingParams, Verifier
@@ -18,13 +23,16 @@ from hone.verifiers.pool import VerifierPool
 log = logging.getLogger("hone")
 T = TypeVar("T")
 
+SHOWN = 3
+"""Failures of one kind that a round of playing tells in full; of further ones it tells the number."""
+
 
 class Interrupted(Exception):
     """Playing was cancelled by :meth:`Collector.cancel`."""
 
 
 class VerificationError(RuntimeError):
-    """A verifier failed, and the run is set to stop on that."""
+    """A verifier failed, and the run is set to stop on that; or it failed on everything."""
 
 
 class Collector:
@@ -34,8 +42,8 @@ class Collector:
         environment: How a task is played.
         sampler: Draws completions.
         verifier: Judges them.
-        workers, timeout, memory_gb: Of the verifiers' processes; see :class:`~hone.verifiers.pool.VerifierPool`.
         on_error: "drop" leaves trajectories that could not be judged without a reward; "stop" raises.
+        limits: Of the verifiers' processes; see :class:`~hone.verifiers.pool.VerifierPool`.
 
     Attributes:
         seconds: Of the last :meth:`play`: "sample", and the part of "verify" that outlasted it.
@@ -47,15 +55,13 @@ class Collector:
         sampler: Sampler,
         verifier: Verifier,
         *,
-        workers: int = 2,
-        timeout: float = 10.0,
-        memory_gb: float | None = 4.0,
         on_error: str = "drop",
+        **limits: Any,
     ) -> None:
         self.environment, self.sampler, self.verifier = environment, sampler, verifier
         self.on_error = on_error
         self.seconds = {"sample": 0.0, "verify": 0.0}
-        self._limits = {"workers": workers, "timeout": timeout, "memory_gb": memory_gb}
+        self._limits = limits
         self._pools: list[tuple[Verifier, VerifierPool]] = []
         self._pool(verifier)  # its workers start while the model loads
         self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
@@ -89,7 +95,10 @@ class Collector:
         """
         started = time.perf_counter()
         judging = _Judge(self._pool(verifier or self.verifier), self.on_error)
-        groups = self.run(self._play(environment or self.environment, tasks, n, params, judging))
+        try:
+            groups = self.run(self._play(environment or self.environment, tasks, n, params, judging))
+        finally:
+            judging.tell_the_rest()
         ended = time.perf_counter()
         self.seconds = {"sample": judging.last_start - started, "verify": ended - judging.last_start}
         return groups
@@ -163,6 +172,8 @@ class _Judge:
     def __init__(self, pool: VerifierPool, on_error: str) -> None:
         self.pool, self.on_error = pool, on_error
         self.last_start = time.perf_counter()
+        self._failures: Counter[str] = Counter()
+        """How many there were, by the type of the error."""
 
     async def __call__(self, task: Task, trajectory: Trajectory) -> Score:
         self.last_start = time.perf_counter()
@@ -173,8 +184,50 @@ class _Judge:
             message = f"no verdict on task {task.id!r}: {score.error}; the response was: {shown!r}"
             if self.on_error == "stop":
                 raise VerificationError(message)
-            log.warning("%s", message)
+            kind = score.error.partition(":")[0]
+            self._failures[kind] += 1
+            if self._failures[kind] <= SHOWN:
+                log.warning("%s", message)
         return score
+
+    def tell_the_rest(self) -> None:
+        """Log the number of failures beyond those that were told; the trajectories have the text of each."""
+        for kind, count in self._failures.items():
+            if count > SHOWN:
+                log.warning("no verdict on %d more answers either: %s", count - SHOWN, kind)
+
+
+def refuse_without_verdict(groups: Sequence[Group]) -> None:
+    """Refuse groups of which not one trajectory could be judged: there is something wrong with the verifier.
+
+    Raises:
+        VerificationError: With the error that most of them have.
+    """
+    played = [trajectory for group in groups for trajectory in (*group, *group.aside)]
+    errors = Counter(trajectory.error for trajectory in played if trajectory.error is not None)
+    if errors and all(trajectory.reward is None for trajectory in played):
+        [(error, times)] = errors.most_common(1)
+        raise VerificationError(f"no verdict on any of {errors.total()} answers; on {times} of them: {error}")
+
+
+def described(groups: Sequence[Group], kept: Sequence[bool]) -> dict[str, float]:
+    """What was sampled in a step, dropped groups included; the rewards are those before any shaping."""
+    played = [trajectory for group in groups for trajectory in group]
+    rewards = [trajectory.reward for trajectory in played if trajectory.reward is not None]
+    metrics = {
+        "groups/kept": sum(kept),
+        "groups/dropped": len(kept) - sum(kept),
+        "tokens/sampled": sum(group.sampled for group in groups),
+        "verify/errors": sum(trajectory.error is not None for trajectory in played),
+    }
+    if rewards:
+        metrics |= {"reward/mean": fmean(rewards), "reward/std": pstdev(rewards)}
+    if played:
+        metrics["length/mean"] = fmean(trajectory.sampled for trajectory in played)
+        metrics["length/truncated"] = fmean(trajectory.stop == "length" for trajectory in played)
+    for name in dict.fromkeys(name for group in groups for name in group.metrics):
+        metrics[name] = fmean(group.metrics[name] for group in groups if name in group.metrics)
+    return metrics
 
 
 def _first(error: BaseException) -> BaseException:

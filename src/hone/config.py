@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import count
@@ -16,6 +17,8 @@ from hone.parts import room_of
 from hone.registry import DOTTED, ConfigError, is_name, suggest
 from hone.seats import SamplingParams
 from hone.sections import CheckpointConfig, EvalConfig, OptimizerConfig, UpdateConfig, VerificationConfig
+
+log = logging.getLogger("hone")
 
 _NEED_SIBLINGS = {"zscore", "centred", "leave_one_out", "batch_whitened", "informative"}
 """Advantages and gates that compare a trajectory with others of its group."""
@@ -103,8 +106,7 @@ class Config(BaseModel):
         make(type(self), values, construct=super().__init__)
         if conflicts := list(self._conflicts()):
             raise ConfigError(conflicts)
-        greedy = replace(self.sampling, temperature=0.0)
-        self.eval = {name: replace(part, sampling=part.sampling or greedy) for name, part in self.eval.items()}
+        self.eval = dict(self._with_sampling(values.get("eval")))
         self._stages = self._build_stages()
 
     def __eq__(self, other: object) -> bool:
@@ -145,6 +147,18 @@ class Config(BaseModel):
         late = [hook for hook in others if getattr(hook, "reads_evaluations", False)]
         early = [hook for hook in others if hook not in late]
         return [*early, *evaluations, *late, *(given.get(type(hook), hook) for hook in usual)]
+
+    def _with_sampling(self, written: Any) -> Iterator[tuple[str, EvalConfig]]:
+        """The evaluations, with what a mapping of ``sampling`` leaves open: as in training, and greedy."""
+        greedy = replace(self.sampling, temperature=0.0)
+        for name, part in self.eval.items():
+            sampling = part.sampling or greedy
+            spec = written[name].get("sampling") if isinstance(written[name], Mapping) else None
+            if isinstance(spec, Mapping):
+                sampling = replace(greedy, **{str(field): getattr(sampling, str(field)) for field in spec})
+                if sampling.truncated and not sampling.temperature:
+                    log.warning("eval.%s.sampling: top_p, top_k and min_p do nothing without a temperature", name)
+            yield name, replace(part, sampling=sampling)
 
     def _build_stages(self) -> dict[int, Config]:
         """Every stage as a configuration of its own, that shares with the one before it what it does not change."""

@@ -2,34 +2,38 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from hone import checkpoint
+from hone.report.lines import JsonLines
+
+OWN = ("metrics.jsonl", "config.yaml", "rollouts.jsonl", "evals", "tensorboard")
+"""What a run that has not made a step may have left in its folder."""
 
 
 @contextmanager
 def claimed(config: Any, *, resume: bool) -> Iterator[Path]:
     """The folder of a configuration's run, with no other run in it.
 
-    What failed before its first line of metrics was no run: it may start again in the same folder.
+    What failed before its first step was no run, though it may have been evaluated: what it left is removed, and
+    another may start in the same folder.
 
     Raises:
         FileExistsError: If the folder holds another run.
         FileNotFoundError: If there is nothing to resume.
     """
+    before = {name for name in OWN if (config.run_folder() / name).exists()}
     folder = _claim(config, resume)
-    claim, settings = folder / "metrics.jsonl", folder / "config.yaml"
-    had_settings = settings.exists()
     try:
         yield folder
     except BaseException:
-        if not claim.stat().st_size and checkpoint.latest(folder) is None:
-            claim.unlink()
-            if not had_settings:
-                settings.unlink(missing_ok=True)
+        if checkpoint.latest(folder) is None and not any(row["step"] for row in JsonLines(folder / OWN[0])):
+            for name in set(OWN) - before | {OWN[0]}:
+                _remove(folder / name)
             with suppress(OSError):
                 folder.rmdir()  # if there is nothing else in it
         raise
@@ -57,3 +61,10 @@ def write_settings(folder: Path, text: str) -> None:
     scratch = folder / ".config.yaml.partial"
     scratch.write_text(text, encoding="utf-8")
     scratch.replace(folder / "config.yaml")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -281,7 +281,9 @@ class State:
 class Hook(Protocol):
     """Acts between steps: logs, evaluates, saves, resets. Called in the order of the list.
 
-    One with the attribute ``reads_evaluations = True`` is called after the evaluations of the step.
+    One with the attribute ``reads_evaluations = True`` is called after the evaluations of the step. One may also have
+    ``on_stop(state)``, which is called once if the run ends before its last step, ``state.stop`` being the reason: for
+    what it would have done on the last step, had it known.
     """
 
     def on_start(self, state: State) -> None: ...

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -56,14 +56,23 @@ class VerificationConfig:
     Attributes:
         workers: Number of processes.
         timeout: Seconds for one verdict.
+        prepare_timeout: Seconds for a worker to start and to import what the verifier needs; None for no limit.
         memory_gb: GiB that a verdict may add to a worker's memory; None for no limit.
-        on_error: When judging fails, "drop" the trajectory from its group or "stop" the run.
+        on_error: When judging fails, "drop" the trajectory from its group or "stop" the run. A step in which it fails
+            for every trajectory ends the run in any case.
     """
 
     workers: int = Field(2, ge=1)
     timeout: float = Field(10.0, gt=0)
+    prepare_timeout: float | None = Field(120.0, gt=0)
     memory_gb: float | None = Field(4.0, gt=0)
     on_error: Literal["drop", "stop"] = "drop"
+
+    @property
+    def pool(self) -> dict[str, Any]:
+        """The settings of each :class:`~hone.verifiers.pool.VerifierPool`."""
+        names = ("workers", "timeout", "prepare_timeout", "memory_gb")
+        return {name: getattr(self, name) for name in names}
 
 
 @settings
@@ -75,7 +84,8 @@ class EvalConfig:
         items: Number of tasks that are taken from it.
         every: Steps between evaluations; 0 for only before and after training.
         siblings: Trajectories per task.
-        sampling: None is greedy, with the stop strings and the length of training.
+        sampling: What it does not set is as in training, but for the temperature: without one, an evaluation is
+            greedy. An object made in Python is taken as it is.
         verifier: None is that of training.
         environment: None is that of training.
     """

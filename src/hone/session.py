@@ -6,18 +6,22 @@ import hashlib
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
+from weakref import WeakValueDictionary
 
 from hone import runtime
 from hone.collect import Collector
 from hone.seats import Environment, SamplingParams, TaskSource, Verifier
 from hone.types import Group, Task
 
+_bound: WeakValueDictionary[int, TaskSource] = WeakValueDictionary()
+"""Every source that was ever bound, by its identity: asked for a task, it may play."""
+
 
 class Session:
     """A :class:`~hone.seats.Player`: everything that a configuration needs to play. A context manager.
 
-    On entry the weights are loaded and the sources that play others are bound; at the end every source is where it
-    was before, so that a second run reads the same tasks.
+    On entry every source is looked into, the weights are loaded, and the sources that play others are bound; at the end
+    every source is where it was before, so that a second run reads the same tasks.
 
     Args:
         config: A :class:`hone.Config`.
@@ -47,19 +51,19 @@ class Session:
 
     def _load(self, closing: ExitStack) -> None:
         config, limits = self.config, self.config.verification
-        sources = [found for stage in config.every_stage() for found in within(stage.tasks)]
-        sources += [found for part in config.eval.values() for found in within(part.tasks)]
+        named = list(_sources(config))
+        sources = [found for _, source in named for found in within(source)]
         for source in sources:
             closing.callback(source.load_state_dict, source.state_dict())
+        for name, source in named:
+            _look_into(source, name)
         closing.callback(self.sampler.close)
         self.collector = Collector(
             config.environment,
             self.sampler,
             config.verifier,
-            workers=limits.workers,
-            timeout=limits.timeout,
-            memory_gb=limits.memory_gb,
             on_error=limits.on_error,
+            **limits.pool,
         )
         closing.callback(self.collector.close)
         self.policy.load(runtime.device(config.device))
@@ -68,6 +72,7 @@ class Session:
         for source in sources:
             if hasattr(source, "bind"):
                 source.bind(self)
+                _bound[id(source)] = source
 
     def play(
         self,
@@ -115,6 +120,32 @@ def within(source: TaskSource) -> Iterator[TaskSource]:
         for inner in held:
             if isinstance(inner, TaskSource) and inner is not source:
                 yield from within(inner)
+
+
+def _sources(config: Any) -> Iterator[tuple[str, TaskSource]]:
+    """The sources that a configuration names, each once, with its place."""
+    named = [("tasks", config.tasks)]
+    named += [(f"stages.{first}.tasks", config.at(first).tasks) for first in config.stages]
+    named += [(f"eval.{name}.tasks", part.tasks) for name, part in config.eval.items()]
+    for i, (name, source) in enumerate(named):
+        if not any(source is other for _, other in named[:i]):
+            yield name, source
+
+
+def _look_into(source: TaskSource, name: str) -> None:
+    """Take a task and put it back: a file that is not there, or a bad row, ends a run before the weights are loaded.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if any(id(found) in _bound for found in within(source)):
+        return  # it is not to play for this, and an earlier session has looked
+    cursor = source.state_dict()
+    try:
+        if next(source, None) is None:
+            raise ValueError(f"{name}: the source has no tasks")
+    finally:
+        source.load_state_dict(cursor)
 
 
 def _hash(name: str, weights: Mapping[str, Any]) -> str:

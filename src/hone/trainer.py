@@ -13,11 +13,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from statistics import fmean, pstdev
 from typing import Any
 
 from hone import checkpoint, folder
-from hone.collect import Interrupted
+from hone.collect import Interrupted, VerificationError, described, refuse_without_verdict
 from hone.learner import Learner
 from hone.report.run import Run
 from hone.seats import Hook, Reference, State, reads_reference
@@ -33,6 +32,9 @@ class Trainer:
     Args:
         config: A :class:`hone.Config`, read from YAML or made from Python objects.
 
+    Attributes:
+        interrupted: Whether Ctrl-C ended the last :meth:`fit`.
+
     Example::
 
         config = hone.load_config("configs/quickstart.yaml", ["steps=5"])
@@ -46,7 +48,7 @@ class Trainer:
         self.session = Session(config)
         self.policy, self.sampler = config.model, config.sampler
         self.reference: Reference | None = None
-        self._interrupted = False
+        self.interrupted = False
 
     @classmethod
     def from_config(cls, config: Any) -> Trainer:
@@ -62,8 +64,9 @@ class Trainer:
         Raises:
             FileExistsError: If the folder holds another run.
             FileNotFoundError: If there is nothing to resume.
+            VerificationError: If nothing at all of a step could be judged; the steps before it are saved.
         """
-        self._interrupted = False
+        self.interrupted = False
         with ExitStack() as closing, self._graceful_interrupt():
             self.folder = closing.enter_context(folder.claimed(self.config, resume=resume))
             closing.enter_context(self.session)
@@ -74,28 +77,44 @@ class Trainer:
                 self._resume(checkpoint.latest(self.folder))
             folder.write_settings(self.folder, self.config.dump())
             self._tell("on_start")
-            while self.state.step < self.config.steps and not (self.state.stop or self._interrupted):
-                self._enter_stage()
-                cursor = self.stage.tasks.state_dict()
-                try:
-                    self._step()
-                except Interrupted:
-                    if not self._interrupted:
-                        raise
-                    self.stage.tasks.load_state_dict(cursor)  # as if the step had not begun
+            if resume and self.state.metrics and not self.interrupted:
+                self._save()  # an evaluation was made up for: not another time
+            while self.state.step < self.config.steps and not (self.state.stop or self.interrupted):
+                if not self._attempt():
                     break
                 self._tell("on_step")
                 self._publish()  # a hook may have changed the weights
-            if self._interrupted:
+            if self.state.stop:
+                self._tell("on_stop")
+            if self.interrupted:
                 self._save()
             if self.state.stop:
                 log.info("stopped at step %d: %s", self.state.step, self.state.stop)
         return Run(self.folder)
 
-    def _step(self) -> None:
+    def _attempt(self) -> bool:
+        """Make a step, or leave everything as if it had not begun; whether it was made."""
+        self._enter_stage()
+        cursor = self.stage.tasks.state_dict()
+        try:
+            return self._step()
+        except (Interrupted, VerificationError) as error:
+            self.stage.tasks.load_state_dict(cursor)
+            if isinstance(error, VerificationError):
+                kept = f"saved in {self._save()}" if self.state.step else "there are none"
+                raise VerificationError(f"step {self.state.step + 1}: {error}. The steps before: {kept}") from None
+            if not self.interrupted:
+                raise
+        return False
+
+    def _step(self) -> bool:
+        """One round of sampling and updating; False if there was nothing left to play."""
         started, aside = time.perf_counter(), self.session.sampled
         groups, kept, seconds = self._collect()
-        metrics = _describe(groups, kept)
+        if not groups:
+            return False
+        refuse_without_verdict(groups)
+        metrics = described(groups, kept)
         if self.session.sampled > aside:
             metrics["tokens/aside"] = self.session.sampled - aside
         chosen = [group for group, keep in zip(groups, kept, strict=True) if keep]
@@ -110,6 +129,7 @@ class Trainer:
         self.state.step += 1
         self.state.groups, self.state.kept = groups, kept
         self.state.metrics = metrics | {f"time/{name}": value for name, value in seconds.items()}
+        return True
 
     def _publish(self) -> None:
         """Give the sampler the weights as they are, if it has others."""
@@ -224,9 +244,10 @@ class Trainer:
 
     def _call(self, hook: Hook, event: str) -> None:
         try:
-            getattr(hook, event)(self.state)
+            if act := getattr(hook, event, None):  # on_stop may be missing
+                act(self.state)
         except Interrupted:
-            self._interrupted = True
+            self.interrupted = True
 
     @contextmanager
     def _graceful_interrupt(self) -> Iterator[None]:
@@ -236,7 +257,7 @@ class Trainer:
             return
 
         def interrupt(*_: object) -> None:
-            self._interrupted = True
+            self.interrupted = True
             signal.signal(signal.SIGINT, before)
             if self.session.collector is not None:
                 self.session.collector.cancel()
@@ -256,23 +277,3 @@ def _named(hooks: Sequence[Hook]) -> Iterator[tuple[str, Hook]]:
         name = type(hook).__qualname__
         seen[name] += 1
         yield f"{name} {seen[name]}", hook
-
-
-def _describe(groups: Sequence[Group], kept: Sequence[bool]) -> dict[str, float]:
-    """What was sampled in a step, dropped groups included; the rewards are those before any shaping."""
-    played = [trajectory for group in groups for trajectory in group]
-    rewards = [trajectory.reward for trajectory in played if trajectory.reward is not None]
-    metrics = {
-        "groups/kept": sum(kept),
-        "groups/dropped": len(kept) - sum(kept),
-        "tokens/sampled": sum(group.sampled for group in groups),
-        "verify/errors": sum(trajectory.error is not None for trajectory in played),
-    }
-    if rewards:
-        metrics |= {"reward/mean": fmean(rewards), "reward/std": pstdev(rewards)}
-    if played:
-        metrics["length/mean"] = fmean(trajectory.sampled for trajectory in played)
-        metrics["length/truncated"] = fmean(trajectory.stop == "length" for trajectory in played)
-    for name in dict.fromkeys(name for group in groups for name in group.metrics):
-        metrics[name] = fmean(group.metrics[name] for group in groups if name in group.metrics)
-    return metrics

@@ -4,6 +4,7 @@ from itertools import count
 import pytest
 from pydantic import ValidationError
 
+from hone.hooks.checkpoint import Checkpoint
 from hone.hooks.evaluate import Evaluate
 from hone.hooks.log import Log
 from hone.seats import Hook, SamplingParams, State
@@ -97,6 +98,53 @@ def test_a_resumed_run_does_not_evaluate_again_before_it_goes_on(state: State) -
 
 def test_a_run_that_is_stopped_is_evaluated_at_its_last_step(state: State) -> None:
     assert run(evaluation(), state, stop_at=3) == [0, 3]
+
+
+class CutShort(Exception):
+    """What playing raises when it is interrupted."""
+
+
+def interrupted(*_) -> list[Group]:
+    raise CutShort
+
+
+def saved(hook: Evaluate) -> Evaluate:
+    """The hook in another process."""
+    again = evaluation(every=hook.every)
+    again.load_state_dict(json.loads(json.dumps(hook.state_dict())))
+    return again
+
+
+@pytest.mark.parametrize("step", [4, 10])
+def test_an_evaluation_that_was_cut_short_is_made_when_the_run_goes_on(state: State, step: int) -> None:
+    hook = evaluation(every=4)
+    state.play = Play()
+    hook.on_start(state)
+    state.step, state.play = step, interrupted
+    with pytest.raises(CutShort):
+        hook.on_step(state)
+    again = saved(hook)
+    with pytest.raises(CutShort):
+        again.on_start(state)
+    again = saved(again)  # it stays due
+    assert run(again, state, start=step) == [step, 8, 10][: 3 if step == 4 else 1]
+    assert run(saved(again), state, start=10) == []
+    assert again.first == []
+
+
+def test_a_run_that_turns_out_to_be_at_its_end_is_evaluated_once(state: State) -> None:
+    hook = evaluation(every=4)
+    state.play = Play()
+    for state.step in (4, 5):
+        hook.on_step(state)
+        hook.on_stop(state)
+    assert len(state.play.calls) == 2
+    saved(hook).on_stop(state)
+    assert len(state.play.calls) == 2
+    old = evaluation()
+    old.load_state_dict({})  # of a run of an earlier version
+    old.on_start(state)
+    assert len(state.play.calls) == 2
 
 
 def test_same_items_and_same_noise_each_time(state: State) -> None:
@@ -206,6 +254,7 @@ def test_writes_the_trajectories_of_each_evaluation(state: State) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["step-0.jsonl", "step-10.jsonl", "step-5.jsonl"]
     rows = [json.loads(line) for line in (folder / "step-5.jsonl").read_text().splitlines()]
     assert [(row["step"], row["task"], row["reward"]) for row in rows][:2] == [(5, "n0", 1.0), (5, "n1", 0.0)]
+    assert [row["question"] for row in rows] == ["0", "1", "2", "3"]
     assert len(rows) == 4
 
 
@@ -249,3 +298,51 @@ def test_log_after_evaluate_has_both_evaluations(state: State) -> None:
             hook.on_step(state)
     lines = [json.loads(line) for line in (state.folder / "metrics.jsonl").read_text().splitlines()]
     assert [("eval/heldout/accuracy" in line) for line in lines] == [True, False, True]
+
+
+def test_what_is_measured_late_is_added_to_the_line_of_its_step(state: State, tmp_path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def lines():
+        return [json.loads(line) for line in (state.folder / "metrics.jsonl").read_text().splitlines()]
+
+    log = Log()
+    log.on_start(state)
+    for state.step in (1, 2):
+        state.metrics = {"loss": float(state.step), "odd": float("nan")}
+        log.on_step(state)
+    log.on_end(state)
+    first = lines()[0]
+    state.metrics = {"eval/e/accuracy": 0.5}
+    resumed = Log()
+    resumed.on_start(state)
+    assert lines() == [first, {"step": 2, "loss": 2.0, "odd": None, "eval/e/accuracy": 0.5}]
+    written = (state.folder / "metrics.jsonl").stat().st_mtime_ns
+    resumed.on_stop(state)  # nothing new
+    assert (state.folder / "metrics.jsonl").stat().st_mtime_ns == written
+    state.metrics["eval/f/accuracy"] = 0.25
+    resumed.on_stop(state)
+    assert lines()[1]["eval/f/accuracy"] == 0.25
+    state.step, state.metrics = 3, {"eval/e/accuracy": 1.0}
+    resumed.on_stop(state)
+    assert lines()[2] == {"step": 3, "eval/e/accuracy": 1.0}
+    resumed.on_end(state)
+    events = EventAccumulator(str(state.folder / "tensorboard")).Reload()
+    assert set(events.Tags()["scalars"]) == {"loss", "odd", "eval/e/accuracy", "eval/f/accuracy"}
+    assert [(e.step, e.value) for e in events.Scalars("loss")] == [(1, 1.0), (2, 2.0)]
+    assert [(e.step, e.value) for e in events.Scalars("eval/e/accuracy")] == [(2, 0.5), (3, 1.0)]
+
+
+def test_a_checkpoint_of_what_turns_out_to_be_the_last_step(state: State) -> None:
+    made = []
+    state.save = lambda: made.append(state.step)
+    hook = Checkpoint(every=2)
+    for state.step in (2, 3):
+        hook.on_step(state)
+        hook.on_stop(state)
+    assert made == [2, 3]
+    resumed = Checkpoint()
+    resumed.load_state_dict(hook.state_dict())
+    resumed.on_stop(state)
+    Checkpoint(at_end=False).on_stop(state)
+    assert made == [2, 3]

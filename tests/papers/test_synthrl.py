@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from synthesis_parts import Player, Scripted, Tasks, asked, tagged, task
 
+from hone.envs.single_turn import SingleTurn
 from hone.papers.synthrl import SynthRL
 from hone.seats import SamplingParams, TaskSource
 from hone.synthesis.provenance import digest
@@ -86,7 +87,7 @@ def test_the_share_of_accepted_rewrites_is_the_binomials(made):
     def binomial(k, rate):
         return comb(16, k) * rate**k * (1 - rate) ** (16 - k)
 
-    count = 600
+    count = 300
     _, _, source = made([f"n{i} seed p=0.9 -> n{i} rewrite p=0.55" for i in range(count)], fresh="off")
     chosen = sum(binomial(c, 0.9) for c in range(12, 17))
     predicted = sum(binomial(c, 0.9) * binomial(k, 0.55) for c in range(12, 17) for k in range(4, c - 1))
@@ -304,6 +305,26 @@ def test_seeds_and_rewrites_are_answered_and_judged_alike(made):
 def test_by_default_it_is_sampled_as_in_the_run(made):
     *_, source = made(["seed c=14 -> rewrite c=9"])
     assert {params.max_tokens for _, params in source.player.sampler.seen} == {source.player.sampling.max_tokens}
+
+
+def test_it_is_played_in_the_environment_of_the_run_or_in_its_own(made, tmp_path):
+    class Twice(SingleTurn):
+        """Ends with the second of two tries, as the environment of another paper might."""
+
+        def messages(self, task):
+            return [*super().messages(task), {"role": "user", "content": "Try again."}]
+
+    player = Player()
+    player.environment = Twice()
+    made(["seed c=14 -> rewrite c=9"], player=player, fresh="off")
+    assert all(text.endswith("Try again.") for text, _ in player.sampler.seen)
+    player.sampler.seen.clear()
+    accepted, *_ = made(
+        ["seed c=14 -> rewrite c=9"], player=player, fresh="off", environment=SingleTurn(system="Once."),
+        store=str(tmp_path / "own"),
+    )  # fmt: skip
+    assert [row["question"] for row in accepted] == ["rewrite c=9"]
+    assert {text.partition(" / ")[0] for text, _ in player.sampler.seen} == {"Once."}
 
 
 def test_accepted_rewrites_and_their_seeds_are_played_afresh(made):

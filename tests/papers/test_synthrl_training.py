@@ -201,14 +201,14 @@ def test_the_verifier_has_the_weights_of_the_initial_policy(tmp_path, tiny_model
 def test_another_policy_verifies_only_when_it_is_asked_for(tmp_path, tiny_model_path, tiny_folder):
     own = CausalLM(path=tiny_folder("qwen3"), dtype="float32")
     source = synthrl(tmp_path / "set", limit=4, solver=own, solver_sampler=NativeSampler())
-    made = config(tiny_model_path, tmp_path, tasks=source)
-    make(made, "synth", lambda line: None)
-    assert {row["provenance"]["solver"] for row in rows(tmp_path)} == {fingerprint(own.path, own.state_dict())}
-    with Session(config(tiny_model_path, tmp_path)) as session:
-        assert session.fingerprint() not in {row["provenance"]["solver"] for row in rows(tmp_path)}
-        source.bind(session)
+    with Session(config(tiny_model_path, tmp_path, tasks=source)) as session:
+        next(source)
+        assert own.model is None, "nothing needs it before something is played"
+        source.make(lambda line: None)
         assert source.solver_sampler._policy is own
         assert session.sampler._policy is session.policy
+        [solver] = {row["provenance"]["solver"] for row in rows(tmp_path)}
+        assert solver == fingerprint(own.path, own.state_dict()) != session.fingerprint()
 
 
 def test_a_second_copy_of_the_initial_policy_verifies_while_the_policy_learns(tmp_path, tiny_model_path):

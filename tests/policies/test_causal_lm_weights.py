@@ -1,6 +1,10 @@
 """Loading, updating, copying and saving a policy's weights."""
 
+import copy
+import http.server
 import math
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -70,6 +74,22 @@ def test_a_saved_adapter_loads_as_a_plain_model(save, targets, tiny_policy, tmp_
         loaded = AutoPeftModelForCausalLM.from_pretrained(adapters[save])
         torch.testing.assert_close(logits(loaded), before, atol=1e-4, rtol=1e-5)
     assert (tmp_path / "model.safetensors").exists() == (save != "adapter")
+
+
+@pytest.mark.parametrize("kind", ["llama", "tied"])
+def test_a_small_update_survives_the_merge_of_a_bfloat16_model(kind, tiny_policy, tmp_path):
+    policy = tiny_policy(kind=kind, dtype="bfloat16", lora={"rank": 2, "save": "merged"})
+    shift(policy, 3e-4)
+    exact = copy.deepcopy(policy.model).float()  # the same base, and the adapters, added in float32
+    moved = (logits(exact) - logits(copy.deepcopy(exact).unload())).abs().max()
+    before = {name: weight.clone() for name, weight in policy.model.state_dict().items()}
+    policy.save(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert 1e-4 < moved < 1e-1
+    assert (logits(loaded) - logits(exact)).abs().max() < moved / 100
+    assert loaded.dtype == torch.float32
+    assert policy.model.dtype == torch.bfloat16
+    assert all(torch.equal(weight, before[name]) for name, weight in policy.model.state_dict().items())
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -224,9 +244,79 @@ def test_missing_smollm2_says_how_to_get_it(monkeypatch):
         locate("smollm2-135m")
 
 
-def test_a_hub_name_is_left_alone(tiny_model_path):
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """``hub(status, **headers) -> asked``: a hub that answers everything so, and the paths that it was asked for."""
+    from huggingface_hub import constants
+
+    servers = []
+
+    def start(status, **headers):
+        class Answer(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                asked.append(self.path)
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name.replace("_", "-"), value)
+                self.end_headers()
+                self.wfile.write(b'{"id": "some-org/some-model"}')
+
+            def log_message(self, *_): ...
+
+        asked = []
+        servers.append(http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer))
+        threading.Thread(target=servers[-1].serve_forever, args=(0.01,), daemon=True).start()
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{servers[-1].server_port}")
+        return asked
+
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_hub_name_is_left_alone(hub, tiny_model_path):
+    asked = hub(200)
     assert locate("some-org/some-model") == "some-org/some-model"
+    assert asked.pop() == "/api/models/some-org/some-model"
+    asked.clear()  # the hub's library has questions of its own
     assert locate(tiny_model_path) == tiny_model_path
+    assert asked == []
+
+
+@pytest.mark.parametrize("name", ["smolm2-135m", "some org"])
+def test_a_name_that_the_hub_does_not_know_is_told_at_once(name, hub):
+    hub(404, X_Error_Code="RepoNotFound")
+    with pytest.raises(FileNotFoundError, match=f"^model: '{name}' is no folder here, and the hub has no such model"):
+        CausalLM(path=name).load(torch.device("cpu"))
+
+
+def test_a_hub_that_cannot_be_asked_is_told_at_once(monkeypatch, hub):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # where nothing listens
+    began = time.monotonic()
+    with pytest.raises(FileNotFoundError, match=r"'smolm2' is no folder here, and the hub cannot be asked \(.+\)"):
+        locate("smolm2")
+    assert time.monotonic() - began < 10
+
+
+def test_a_hub_that_is_out_of_order_is_left_to_those_who_load(hub):
+    assert hub(500) == []
+    assert locate("some-org/some-model") == "some-org/some-model"
+
+
+def test_a_model_in_the_cache_needs_no_hub(hub, tmp_path):
+    asked = hub(404, X_Error_Code="RepoNotFound")
+    folder = tmp_path / "cache" / "models--some-org--some-model"
+    (folder / "snapshots" / "abc").mkdir(parents=True)
+    (folder / "snapshots" / "abc" / "config.json").write_text("{}")
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("abc")
+    assert locate("some-org/some-model") == "some-org/some-model"
+    assert asked == []
 
 
 def test_a_head_that_hone_does_not_know_is_refused(tiny_policy):

@@ -64,6 +64,11 @@ def test_summary_and_repr(write_run) -> None:
     assert all(line in repr(run) for line in lines)
 
 
+def test_one_evaluation_is_one_number(write_run) -> None:
+    assert Run(write_run(3)).summary().splitlines()[0] == "heldout: 0.100 (step 0)"
+    assert Run(write_run(12, name="later", before=False)).summary().splitlines()[0] == "heldout: 0.250 (step 10)"
+
+
 def test_rollouts_are_a_lazy_sequence(write_run) -> None:
     rollouts = Run(write_run()).rollouts
     assert isinstance(rollouts, Sequence)

@@ -8,13 +8,15 @@ from hone.report.run import Run
 from hone.report.story import story
 
 
-def row(task, text, reward, answer="7", prompt="<|im_start|>user\nWhat is\n 3 + 4?<|im_end|>"):
+def row(task, text, reward, answer="7", question="What is\n 3 + 4?", sibling=0):
+    prompt = "<|im_start|>system\nAnswer.<|im_end|><|im_start|>user\nWhat is\n 3 + 4?<|im_end|>"
     segments = [
         {"name": "prompt", "source": "given", "train": False, "text": prompt, "tokens": 5},
         {"name": "response", "source": "policy", "train": True, "text": text, "tokens": 3},
         {"name": "response", "source": "forced", "train": False, "text": " end", "tokens": 1},
     ]
-    return {"step": 0, "task": task, "reward": reward, "answer": answer, "segments": segments}
+    made = {"step": 0, "task": task, "sibling": sibling, "reward": reward, "answer": answer, "segments": segments}
+    return made | ({"question": question} if question else {})
 
 
 @pytest.fixture
@@ -39,9 +41,10 @@ def test_it_tells_numbers_answers_and_places(told, tmp_path):
         "reward: 0.075 -> 0.975",
         "steps: 20 in 0:01:20",
         "",
-        "heldout: 'user What is 3 + 4?' (answer: '7')",
-        "  before: '= 12 end' -> 0",
-        "  after:  '= 7 end' -> 1",
+        "heldout: of 1 judged answers 1 got better and 0 worse. The 1 with the largest gain, not typical ones:",
+        "  'What is 3 + 4?' (answer: '7')",
+        "    before: '= 12 end' -> 0",
+        "    after:  '= 7 end' -> 1",
         "",
         f"run folder: {tmp_path / 'run'}",
         f"curves:     {tmp_path / 'run' / 'curves.png'}",
@@ -49,7 +52,21 @@ def test_it_tells_numbers_answers_and_places(told, tmp_path):
     assert (tmp_path / "run" / "curves.png").stat().st_size > 1000
 
 
-def test_what_became_right_comes_first_and_little_is_shown(told):
+def test_an_older_run_shows_what_is_left_of_its_prompts(told):
+    lines = told({0: [row("a", "= 12", 0.0, question=None)], 20: [row("a", "= 7", 1.0)]})
+    assert "  'system Answer. user What is 3 + 4?' (answer: '7')" in lines
+
+
+def test_what_was_played_aside_is_no_answer(told):
+    first = [row("a", "one", 0.0), row("a", "aside", 1.0, sibling=None), row("b", "two", 0.0)]
+    last = [row("a", "One", 1.0), row("b", "Two", 0.0)]
+    lines = told({0: first, 20: last})
+    assert "heldout: of 2 judged answers 1 got better and 0 worse. The 2 with" in "\n".join(lines)
+    shown = [line.split("'")[1] for line in lines if "before" in line or "after" in line]
+    assert shown == ["one end", "One end", "two end", "Two end"]
+
+
+def test_what_gained_most_comes_first_and_it_is_said_how_many_there_are(told):
     first = [
         row("lost", "l", 1.0),
         row("same", "s", 0.0),
@@ -65,11 +82,14 @@ def test_what_became_right_comes_first_and_little_is_shown(told):
         row("odd", "O", 0.25),
     ]
     lines = told({0: first, 20: last}, samples=3)
-    shown = [line for line in lines if line.startswith("  ")]
+    assert (
+        "heldout: of 4 judged answers 2 got better and 1 worse. The 3 with the largest gain, not typical ones:" in lines
+    )
+    shown = [line for line in lines if line.startswith("    ")]
     assert shown == [
-        "  before: 'w end' -> 0", "  after:  'W end' -> 1",
-        "  before: 'h end' -> 0.5", "  after:  'H end' -> 1",
-        "  before: 'o end' -> not judged", "  after:  'O end' -> 0.25",
+        "    before: 'w end' -> 0", "    after:  'W end' -> 1",
+        "    before: 'h end' -> 0.5", "    after:  'H end' -> 1",
+        "    before: 's end' -> 0", "    after:  'S end' -> 0",
     ]  # fmt: skip
 
 
@@ -78,7 +98,7 @@ def test_long_and_odd_texts_stay_on_a_line(told):
     answer = {"call": ["y" * 5000]}
     lines = told({0: [row("a", odd, 0.0, answer, "p" * 5000 + "the end")], 20: [row("a", odd, 1.0, answer)]})
     text = "\n".join(lines)
-    assert len(lines) == 10
+    assert len(lines) == 11
     assert max(map(len, lines)) < 700
     assert "\x1b" not in text
     assert "\ud800" not in text

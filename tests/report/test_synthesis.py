@@ -98,3 +98,21 @@ def test_any_set_can_be_shown(tmp_path, accepted, rejected):
 def test_where_there_is_no_set_it_says_so(tmp_path):
     with pytest.raises(FileNotFoundError, match="no synthesised data set in"):
         synthesis(tmp_path)
+
+
+def test_the_command_tells_and_draws_what_is_in_the_store(store, tmp_path, capsys):
+    from hone.cli import main
+
+    (tmp_path / "x.yaml").write_text(
+        f"""
+        model: nowhere
+        verifier: math
+        tasks:
+          synthrl: {{source: {{reasoning_gym: {{tasks: gcd}}}}, writer: policy, store: {store}}}
+        """
+    )
+    assert main(["synth", str(tmp_path / "x.yaml"), "--report"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(synthesis(store))
+    assert out.endswith(f"{store / 'shift.png'}\n")
+    assert (store / "shift.png").stat().st_size > 3000

@@ -70,13 +70,22 @@ def test_thirteen_tokens_in_a_row_overlap_and_twelve_do_not():
     assert held.overlapping(" ".join(reversed(WORDS[:20]))) is None
 
 
-def test_a_run_that_the_seed_holds_too_says_nothing():
+def test_what_the_seed_holds_too_says_nothing():
     template = " ".join(WORDS[:15])
-    held = Questions([f"{template} 12 and 30"])
-    assert held.overlapping(f"{template} 5 and 6, doubled") is not None
-    assert held.overlapping(f"{template} 5 and 6, doubled", apart_from=f"{template} 5 and 6") is None
-    further = f"{template} 12 and 30 are here"
-    assert held.overlapping(further, apart_from=f"{template} 5 and 6") is not None  # the run goes on into "12 and 30"
+    held = Questions([f"{template} 12 then 30 or 7 in all"])
+    assert held.overlapping(f"{template} 12 then 31") is not None
+    assert held.overlapping(f"{template} 12 then 31", apart_from=f"{template} 5 then 6") is None
+    shares = f"{template} 12 then 30 or"  # of a run that ends there, 4 tokens are not in the seed
+    assert held.overlapping(shares, apart_from=f"{template} 5 6") is None
+    assert held.overlapping(f"{shares} 7", apart_from=f"{template} 5 6") is not None
+
+
+def test_numbers_in_a_template_are_no_leak():
+    """Of thousands of questions of one form, many begin with the same number."""
+    template = "State the final answer to the following arithmetic problem, without any explanation of your own:"
+    held = Questions(f"{template} {a} + {b} =" for a in range(30) for b in range(30))
+    assert held.overlapping(f"{template} 6 + 2 + 5 =", apart_from=f"{template} 8 + 5 =") is None
+    assert held.similar(f"{template} 6 + 7 =") is not None
 
 
 def test_adding_twice_is_adding_once():

@@ -3,6 +3,7 @@
 import math
 import os
 import signal
+import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
@@ -43,6 +44,7 @@ DEEDS = {
     "print": lambda: print("noise", flush=True) or os.system("echo more noise") or 1.0,
     "true": lambda: True,
     "slow": lambda: time.sleep(0.3) or 1.0,
+    "long": lambda: time.sleep(4.0) or 1.0,
     "torch": lambda: float("torch" in sys.modules),
 }
 
@@ -51,20 +53,33 @@ def misbehave(task, trajectory):
     return DEEDS[trajectory.response]()
 
 
+def breed(task, trajectory):
+    """Start a process that would run for an hour, write its number into a file, and misbehave."""
+    deed, _, path = trajectory.response.partition(" ")
+    if path:
+        with open(path, "w") as file:
+            print(subprocess.Popen(["sleep", "3600"]).pid, file=file)
+    return DEEDS[deed]()
+
+
 @dataclass
 class Prepared:
     seconds: float = 0.0
     broken: bool = False
+    once: str | None = None
     ready: bool = field(default=False, init=False)
 
     def prepare(self):
+        if self.once is not None:
+            self.seconds = 3600 if os.path.exists(self.once) else 0
+            open(self.once, "w").close()
         time.sleep(self.seconds)
         if self.broken:
             raise OSError("the answers are not on this disk")
         self.ready = True
 
     def __call__(self, task, trajectory):
-        return self.ready
+        return DEEDS[trajectory.response]() if trajectory.response else self.ready
 
 
 def main(deed, timeout):
@@ -75,7 +90,7 @@ def main(deed, timeout):
     from hone.verifiers import pool as module
 
     module._GRACE = 0.0
-    pool = module.VerifierPool(misbehave, workers=1, timeout=timeout)
+    pool = module.VerifierPool(breed, workers=1, timeout=timeout)
     task = Task("t", [])
 
     def ask(text):

@@ -25,6 +25,7 @@ def entry(name, answer, **metadata):
 
 GAME = {"nums": [12, 16, 48], "target": 76, "solution": "(16 + 12) + 48"}
 CALLS = [{"area": {"base": [10], "unit": ["cm", ""]}}]
+TEXTS = {"nums": "[12, 16, 48]", "target": "76", "solution": "76 = (16 + 12) + 48"}
 INTEGRAL = entry("simple_integration", "x**2 + C", integrand="2*x", variable="x")
 FORM = r"<think>.+</think>\s*\\boxed\{.+\}"
 CASES = {
@@ -32,6 +33,7 @@ CASES = {
     "math_text": (MathVerifier(extract="text"), Task("t", [], r"\frac{1}{2}"), None),
     "choice": (ChoiceVerifier(), Task("t", [], "B"), None),
     "countdown": (CountdownVerifier(), Task("t", [], None, GAME), None),
+    "countdown_text": (CountdownVerifier(use_all=False), Task("t", [], None, TEXTS), None),
     "function_call": (FunctionCallVerifier(), Task("t", [], CALLS), None),
     "format": (FormatVerifier(pattern=FORM), Task("t", []), "<think>hm</think> \\boxed{1}"),
     "integration": (ReasoningGymVerifier(), Task("t", [], meta=INTEGRAL), None),
@@ -56,8 +58,10 @@ def test_probes(name):
 
     async def run():
         with VerifierPool(verifier, workers=2, timeout=LIMIT) as pool:
+            right = good or verifier.example(task)
+            await judge(pool, right)  # from here on a worker is prepared: starting one has no part in the limit
             scores = {probe: await judge(pool, text) for probe, text in probes.items()}
-            return scores, await judge(pool, good or verifier.example(task))
+            return scores, await judge(pool, right)
 
     scores, (last, _) = asyncio.run(run())
     assert {probe: score for probe, (score, _) in scores.items() if score.value != 0} == {}

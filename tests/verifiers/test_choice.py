@@ -76,9 +76,9 @@ def test_reference_forms(judge, reference):
     assert judge(ChoiceVerifier(), "B", reference).value == 1
 
 
-@pytest.mark.parametrize("reference", ["E", "", "AB", None, 4, -1])
+@pytest.mark.parametrize("reference", ["E", "", "AB", None, float("nan"), True, 4, -1])
 def test_a_reference_outside_the_letters_fails(judge, reference):
-    with pytest.raises(ValueError, match="letters"):
+    with pytest.raises(ValueError, match=r"task 't': the reference .* is none of the letters"):
         judge(ChoiceVerifier(), "B", reference)
 
 

@@ -1,6 +1,8 @@
 import math
 
+import numpy
 import pytest
+import torch
 from pydantic import ValidationError
 
 from hone.types import Score, Task
@@ -107,16 +109,43 @@ def test_prepare_reaches_the_parts():
 
 
 @pytest.mark.parametrize(
-    ("returned", "value"), [(True, 1.0), (False, 0.0), (0.5, 0.5), (2, 2.0), (Score(0.25, {"a": 1}), 0.25)]
+    ("returned", "value"),
+    [
+        (True, 1.0),
+        (False, 0.0),
+        (0.5, 0.5),
+        (2, 2.0),
+        (Score(0.25, {"a": 1}), 0.25),
+        (numpy.bool_(True), 1.0),
+        (numpy.array([1, 2]).mean() > 2, 0.0),
+        (numpy.float32(0.5), 0.5),
+        (numpy.int64(3), 3.0),
+        (numpy.array(True), 1.0),
+        (torch.tensor(0.25), 0.25),
+        (Score(numpy.bool_(True), {"a": numpy.bool_(True)}), 1.0),
+    ],
 )
 def test_what_a_verifier_may_return(returned, value):
-    assert to_score(returned).value == value
-    assert to_score(returned).error is None
+    score = to_score(returned)
+    assert (score.value, score.error) == (value, None)
+    assert {type(number) for number in (score.value, *score.parts.values())} == {float}
 
 
 @pytest.mark.parametrize(
     "returned",
-    [None, "1.0", math.nan, math.inf, Score(math.nan), Score(None), [1.0], 1j, Score(1.0, error="but")],
+    [
+        None,
+        "1.0",
+        math.nan,
+        math.inf,
+        Score(math.nan),
+        Score(None),
+        [1.0],
+        1j,
+        Score(1.0, error="but"),
+        numpy.array([True]),
+        numpy.str_("1"),
+    ],
 )
 def test_what_it_may_not(returned):
     score = to_score(returned)

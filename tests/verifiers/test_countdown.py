@@ -1,8 +1,10 @@
 from fractions import Fraction
 
+import numpy
 import pytest
 
-from hone.types import Task
+from hone.tasks.files import Files
+from hone.types import Segment, Task, Trajectory
 from hone.verifiers.countdown import CountdownVerifier
 from hone.verifiers.expressions import arithmetic, digits, is_formula, is_literal
 
@@ -82,10 +84,149 @@ def test_use_all(judge):
     assert judge(CountdownVerifier(use_all=False), "5+5+7-7", **game).value == 0
 
 
-def test_a_task_without_numbers_fails(judge):
-    with pytest.raises(KeyError):
-        judge(CountdownVerifier(), "1+1", 2)
-    assert CountdownVerifier().example(Task("t", [], meta={"nums": [1], "target": 1})) is None
+@pytest.mark.parametrize(
+    "response",
+    [
+        "35 = 20 + 3 * 5",
+        "<answer>35 = 20 + 3*5</answer>",
+        "So it is\n$20 + 3 \\times 5 = 35$.",
+        "$$35 = 20 + 3 \\cdot 5$$",
+        r"\(20 + \left(3 \times 5\right)\)",
+        "\\[\n20 + 3*5 = 35\n\\]",
+        "```\n20 + 3*5\n```",
+        "$$\n20 + 3*5 = 35\n$$\n",
+        "**20 + 3*5**",
+        "**20 + 3*5 = 35.**",
+        "`20 + 3*5`",
+        "**$20 + 3*5$** = $35$",
+        "<answer>**$20 + 3*5 = 35$**</answer>",
+        r"\boxed{20 + 3*5 = 35}",
+        r"$\boxed{20 + 3*5} = \boxed{35}$",
+        "3*5 + 20 = **35**",
+    ],
+)
+def test_what_a_fair_reader_takes_for_the_same_equation(judge, response):
+    assert judge(CountdownVerifier(), response, nums=[3, 5, 20], target=35).value == 1
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        "35 = 35",
+        "35",
+        "$35$ = **35**",
+        "35 = 20 + 15",
+        "35 = 20 + 3*5 = 35",
+        "20 + 3*5 = 35 = 34 + 1",
+        "20 + 3*5 = 34 = 35",
+        "36 = 20 + 3*5",
+        "20 + 3*5 = 36",
+        "0 = 20 + 3*5 - 35",
+        "35 = 20 + 3*5*1",
+        "35 == 20 + 3*5",
+        "35 = ",
+        "= 20 + 3*5",
+        "=",
+        "$$",
+        "**",
+        "$20 + 3*5",
+        "20 + 3*5**",
+        "*20 + 3*5*",
+        "**20 + 3*5** or **20 - 3*5**",
+        "20 + 3*5 = 35, 20 - 3*5 = 5",
+        "$x = 20 + 3*5$",
+        "answer: 20 + 3*5",
+        "20 + **3*5**",
+        r"\boxed{20 + 3*5",
+        "`35` = `20 + 15`",
+    ],
+)
+@pytest.mark.parametrize("use_all", [True, False])
+def test_what_he_does_not(judge, response, use_all):
+    assert judge(CountdownVerifier(use_all=use_all), response, nums=[3, 5, 20], target=35).value == 0
+
+
+def test_a_negative_target_may_stand_first(judge):
+    for response in ("-12 = 3 - (20 - 5)", "3 - (20 - 5) = -12"):
+        assert judge(CountdownVerifier(), response, nums=[3, 5, 20], target=-12).value == 1
+    assert judge(CountdownVerifier(), "-12 = -(20 - 5 - 3)", nums=[3, 5, 20], target=-12).value == 0, "a sign is no sum"
+
+
+@pytest.mark.parametrize("name", ["games.csv", "games.tsv", "games.jsonl"])
+def test_rows_of_text_are_judged_like_rows_of_numbers(tmp_path, name):
+    """The whole way: a file, the source of tasks, the verifier. A CSV cell is text."""
+    rows = {
+        "games.csv": 'nums,target,solution\n"[3, 5, 20]",35,20 + 3*5\n3 5 20,35,\n',
+        "games.tsv": "nums\ttarget\tsolution\n3,5,20\t35.0\t20 + 3*5\n(3, 5, 20)\t 35\t\n",
+        "games.jsonl": '{"nums": "[3, 5, 20]", "target": 35.0, "solution": "20 + 3*5"}\n'
+        '{"nums": ["3", 5.0, "20"], "target": "35", "solution": null}\n',
+    }
+    (tmp_path / name).write_text(rows[name])
+    settings = {"prompt": "{nums} to {target}", "shuffle": False, "repeat": False}
+    in_meta = Files(path=str(tmp_path / name), meta=["nums", "target", "solution"], **settings)
+    in_answer = Files(path=str(tmp_path / name), answer="{target}", meta=["nums", "solution"], **settings)
+    verifier = CountdownVerifier()
+    for source in (in_meta, in_answer):
+        first, second = source
+        assert verifier.example(first) == "<answer>20 + 3*5</answer>"
+        assert verifier.example(second) is None
+        for task in (first, second):
+            assert verifier(task, said(task, "<answer>20 + 3*5</answer>")).value == 1
+            assert verifier(task, said(task, "<answer>20 - 3*5</answer>")).value == 0
+
+
+def said(task, text):
+    return Trajectory(task, [Segment("response", "policy", (), text=text)])
+
+
+@pytest.mark.parametrize(
+    ("nums", "target"),
+    [
+        ((3, 5, 20), 35),
+        ([3.0, 5, "20"], numpy.int64(35)),
+        (numpy.array([3, 5, 20]), numpy.float32(35)),
+        ("[ 3  5 20]", "35"),
+        ("{3,5,20}", "+35"),
+        ("3; 5; 20", "35."),
+        ('["3", "5", "20"]', '"35"'),
+        ("\n3\n5\n20\n", "35.00"),
+    ],
+)
+def test_forms_of_numbers(judge, nums, target):
+    assert judge(CountdownVerifier(), "20 + 3*5", nums=nums, target=target).value == 1
+
+
+@pytest.mark.parametrize(
+    ("game", "message"),
+    [
+        ({}, r"task 't': nums is None; it should be a list of whole numbers"),
+        ({"nums": [3, 5, 20]}, r"task 't': target is None; it should be a whole number, as in 35"),
+        ({"nums": [], "target": 35}, r"nums is \[\]"),
+        ({"nums": "", "target": 35}, "nums is ''"),
+        ({"nums": "[3, 5, 2", "target": 35}, r"nums is '\[3, 5, 2'"),
+        ({"nums": "3 5 x", "target": 35}, "nums is '3 5 x'"),
+        ({"nums": [3, 5, 2.5], "target": 35}, r"nums is \[3, 5, 2.5\]"),
+        ({"nums": [3, 5, None], "target": 35}, "nums is"),
+        ({"nums": [3, 5, -20], "target": 35}, r"nums is \[3, 5, -20\]; .* without signs"),
+        ({"nums": 20, "target": 35}, "nums is 20"),
+        ({"nums": {"a": 3}, "target": 35}, "nums is"),
+        ({"nums": b"35", "target": 35}, "nums is"),
+        ({"nums": [3, 5, 20], "target": float("nan")}, "target is nan"),
+        ({"nums": [3, 5, 20], "target": float("inf")}, "target is inf"),
+        ({"nums": [3, 5, 20], "target": 35.5}, "target is 35.5"),
+        ({"nums": [3, 5, 20], "target": True}, "target is True"),
+        ({"nums": [3, 5, 20], "target": "20 + 3*5"}, r"target is '20 \+ 3\*5'"),
+        ({"nums": [3, 5, 20], "target": "1,235"}, "target is '1,235'"),
+    ],
+)
+def test_a_game_that_cannot_be_read_is_the_tasks_fault(judge, game, message):
+    with pytest.raises(ValueError, match=message):
+        judge(CountdownVerifier(), "20 + 3*5", **game)
+
+
+def test_there_is_no_example_without_a_solution():
+    for solution in (None, "", " ", float("nan")):
+        assert CountdownVerifier().example(Task("t", [], meta={"nums": [1], "target": 1, "solution": solution})) is None
 
 
 def test_arithmetic():

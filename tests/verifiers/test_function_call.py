@@ -188,6 +188,36 @@ def test_example(judge, reference):
     assert judge(FunctionCallVerifier(), example, reference).value == 1
 
 
-def test_a_missing_reference_fails(judge):
-    with pytest.raises(TypeError):
-        judge(FunctionCallVerifier(), AREA, None)
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        (None, "task 't' has no reference answer, but None"),
+        (float("nan"), "has no reference answer, but nan"),
+        ("", "task 't': the reference '' cannot be read"),
+        ("area(base=10)", "cannot be read"),
+        ("null", "not a list of calls"),
+        (3, "not a list of calls"),
+        ({}, "not a list of calls"),
+        ([{}], "not a list of calls"),
+        ([None], "not a list of calls"),
+        (["area"], "not a list of calls"),
+        ([{"area": None}], "'area' has None for its object of arguments"),
+        ([{"area": {"base": [10]}, "mean": None}], "'mean' has None for its object of arguments"),
+        ([{"area": {"base": None}}], "'area': 'base' has None for its list of allowed values"),
+        ([{"area": {"base": 10}}], "'area': 'base' has 10 for its list"),
+        ([{"area": {"unit": "cm"}}], "'area': 'unit' has 'cm' for its list"),
+        ([{"area": {"base": []}}], r"'area': 'base' has \[\] for its list"),
+        ([{"area": {"at": [{"x": 1}]}}], r"'area.at': 'x' has 1 for its list"),
+        ([{"area": {"base": [float("nan")]}}], "'area': 'base' allows nan"),
+        ('[{"name": "area", "arguments": {"base": NaN}}]', "not a finite number"),
+        ([{"name": "area", "arguments": None}], "object of arguments"),
+    ],
+)
+def test_a_reference_that_nothing_could_match_fails(judge, reference, message):
+    for response in ("", "No.", AREA):
+        with pytest.raises(ValueError, match=message):
+            judge(FunctionCallVerifier(), response, reference)
+
+
+def test_null_may_be_an_allowed_value(judge):
+    assert judge(FunctionCallVerifier(), call("f", x=None), [{"f": {"x": [None]}}]).value == 1

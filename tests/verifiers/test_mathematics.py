@@ -1,5 +1,8 @@
+import math
+
 import pytest
 
+from hone.types import Task
 from hone.verifiers import mathematics
 from hone.verifiers.mathematics import MathVerifier
 
@@ -105,6 +108,99 @@ def test_an_unreadable_reference_is_the_verifiers_failure(judge, reference):
         judge(MathVerifier(), r"\boxed{1}", reference)
 
 
+RATIONALE = "Natalia sold 48/2 = <<48/2=24>>24 clips in May.\nShe sold 48+24 = <<48+24=72>>72 clips.\n#### 72"
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        (None, "task 't' has no reference answer, but None"),
+        (math.nan, "has no reference answer, but nan"),
+        (math.inf, "has no reference answer, but inf"),
+        ("None", r"'None': it is missing; if the word is meant, write \\text\{None\}"),
+        (" nan", "it is missing"),
+        ("NULL", "it is missing"),
+        (["72"], "it is a list, not text or a number"),
+        ({"value": 72}, "it is a dict"),
+        (RATIONALE, "it is an explanation; .*answer_pattern"),
+        (RATIONALE.replace("#### ", ""), "it cannot be read as mathematics; .*answer_pattern"),
+        ("There are 60 minutes in an hour, so it is [1 + (30/60)] hours", "it is an explanation"),
+        (r"4 \to 3 \to 2", "it cannot be read as mathematics"),
+        ("4 = 3", "it cannot be read as mathematics"),
+    ],
+)
+def test_what_is_no_reference_is_refused(judge, reference, message):
+    for response in (r"\boxed{None}", r"\boxed{nan}", rf"\boxed{{{reference}}}", r"\boxed{72}"):
+        with pytest.raises(ValueError, match=message):
+            judge(MathVerifier(), response, reference)
+
+
+def test_no_example_of_what_is_missing():
+    with pytest.raises(ValueError, match="task 't'"):
+        MathVerifier().example(Task("t", [], None))
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "even",
+        "No solution",
+        r"\text{None}",
+        r"\text{east of the river}",
+        "2516_8",
+        "C_6H_{12}O_6",
+        "10:30",
+        True,
+        0,
+        0.5,
+    ],
+)
+def test_words_and_odd_numbers_are_references(judge, reference):
+    assert judge(MathVerifier(), rf"\boxed{{{reference}}}", reference).value == 1
+    assert judge(MathVerifier(), r"\boxed{blue}", reference).value == 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "value"),
+    [
+        ("3 = 3", 1),
+        ("2 + 1 = 3", 1),
+        (r"\sqrt{9} = |-3| = 3", 1),
+        ("x = 3", 1),
+        ("x = 2 + 1 = 3", 1),
+        ("e = 3", 1),
+        ("f(7) = 3", 1),
+        (r"3 \text{ cm} = 30 \text{ mm}", 1),
+        ("4 = 3", 0),
+        ("4 == 3", 0),
+        (r"4 \equiv 3", 0),
+        ("4.0 = 3", 0),
+        ("3.4 = 3", 0),
+        ("-3 = 3", 0),
+        ("4 = x = 3", 0),
+        ("x = 4 = 3", 0),
+        ("4 = 2 + 1 = 3", 0),
+        ("4 = 3, 3", 0),
+        (r"\{4 = 3\}", 0),
+        (r"\frac{1}{0} = 3", 0),
+        ("9^{9^9} = 3", 0),
+        ("3 = 4", 0),
+        ("5, 1 = 3", 0),
+    ],
+)
+def test_an_equation_of_two_different_numbers_is_no_answer(judge, answer, value):
+    assert judge(MathVerifier(), rf"\boxed{{{answer}}}", "3").value == value
+
+
+@pytest.mark.parametrize(
+    ("answer", "value"),
+    [("2/3 = 0.67", 1), ("0.67 = 0.67", 1), ("1/3 = 0.33", 1), ("1/3 = 0.34", 0), ("0.6 = 0.67", 0), ("0.7 = 0.67", 1)],
+)
+def test_a_decimal_equals_what_it_is_a_rounding_of(judge, answer, value):
+    reference = answer.rpartition("= ")[2]
+    assert judge(MathVerifier(), rf"\boxed{{{answer}}}", reference).value == value
+
+
 def test_a_fault_of_the_verifier_is_not_a_wrong_answer(judge, monkeypatch):
     def out_of_memory(*_, **__):
         raise MemoryError
@@ -127,8 +223,6 @@ def test_time_limits_by_signal_are_off(judge, monkeypatch):
 @pytest.mark.parametrize("reference", ["72", r"\frac{1}{2}", "$x^2$", r"\{1,2\}"])
 @pytest.mark.parametrize("how", ["boxed", "tag", "text"])
 def test_example(judge, reference, how):
-    from hone.types import Task
-
     verifier = MathVerifier(extract=how)
     assert judge(verifier, verifier.example(Task("t", [], reference)), reference).value == 1
 

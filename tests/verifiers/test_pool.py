@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from pool_faults import Prepared, misbehave
+from pool_faults import Prepared, breed, misbehave
 
 from hone.types import Segment, Task, Trajectory
 from hone.verifiers.choice import ChoiceVerifier
@@ -34,6 +34,17 @@ def ask(pool, *texts):
 
 def gone(pid):
     return not Path(f"/proc/{pid}").exists()
+
+
+def ended(file, seconds=5.0):
+    """Whether the process whose number is in the file ends in time; a zombie that nobody reaps has ended."""
+    stat = Path(f"/proc/{file.read_text().strip()}/stat")
+    deadline = time.monotonic() + seconds
+    while stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z":
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +140,55 @@ def test_a_failed_preparation_is_told_by_every_verdict():
         assert [score.error for score in ask(pool, "", "")] == ["OSError: the answers are not on this disk"] * 2
 
 
+def test_a_preparation_without_end_is_told_by_every_verdict():
+    with VerifierPool(Prepared(seconds=3600), workers=2, prepare_timeout=1.0) as pool:
+        start = time.perf_counter()
+        errors = [score.error for score in ask(pool, "", "", "")]
+        assert 1.0 <= time.perf_counter() - start < 10
+        start = time.perf_counter()
+        errors += [score.error for score in ask(pool, "")]
+        assert time.perf_counter() - start < 0.5
+    assert errors == ["TimeoutError: the verifier was not prepared within 1 s (prepare_timeout)"] * 4
+    with pytest.raises(RuntimeError, match="closed"):
+        ask(pool, "")
+
+
+def test_only_preparation_is_limited_by_its_limit():
+    with VerifierPool(misbehave, workers=1, timeout=60, prepare_timeout=3.0) as pool:
+        scores = ask(pool, "long", "true")
+    assert [score.value for score in scores] == [1, 1], "one takes longer than the limit, and one waits longer"
+
+
+def test_a_replaced_worker_that_never_gets_ready_is_told_too(tmp_path):
+    with VerifierPool(Prepared(once=str(tmp_path / "mark")), workers=1, prepare_timeout=3.0) as pool:
+        assert ask(pool, "")[0].value == 1
+        assert "ProcessExpired" in ask(pool, "exit")[0].error
+        assert ask(pool, "")[0].error == "TimeoutError: the verifier was not prepared within 3 s (prepare_timeout)"
+
+
+@pytest.mark.parametrize("deed", ["hang", "hang_in_c", "exit", "killed"])
+def test_what_a_verifier_started_ends_with_its_worker(tmp_path, deed):
+    with VerifierPool(breed, workers=1, timeout=1.0) as pool:
+        assert ask(pool, f"{deed} {tmp_path / 'pid'}")[0].error
+        assert ended(tmp_path / "pid")
+        assert ask(pool, "true")[0].value == 1
+
+
+def test_what_a_verifier_started_ends_with_the_pool(tmp_path):
+    with VerifierPool(breed, workers=1) as pool:
+        assert ask(pool, f"true {tmp_path / 'pid'}")[0].value == 1
+        assert not ended(tmp_path / "pid", 0.3), "so long as the worker lives, it is the verifier's own affair"
+    assert ended(tmp_path / "pid")
+
+
+def test_closing_at_once_ends_the_workers_and_nobody_else():
+    before = set(multiprocessing.active_children())
+    for pause in (0.0, 0.05, 0.2):
+        with VerifierPool(misbehave, workers=2):
+            time.sleep(pause)
+    assert set(multiprocessing.active_children()) == before
+
+
 def test_closing_leaves_nobody_waiting_and_nothing_running():
     async def close_midway():
         pool = VerifierPool(misbehave, workers=2, timeout=60)
@@ -162,20 +222,25 @@ def test_what_cannot_be_pickled():
         assert ask(pool, "B")[0].value == 1
 
 
-@pytest.mark.parametrize(("deed", "timeout", "exit_code"), [("", 60.0, 0), ("hang", 3.0, -signal.SIGKILL)])
-def test_no_worker_outlives_its_parent(deed, timeout, exit_code):
+@pytest.mark.parametrize(
+    ("deed", "timeout", "exit_code"),
+    [("", 60.0, 0), ("hang", 60.0, -signal.SIGKILL), ("hang_in_c", 3.0, -signal.SIGKILL)],
+)
+def test_no_worker_outlives_its_parent(tmp_path, deed, timeout, exit_code):
     """The parent ends without closing its pool, or is killed while a verdict hangs."""
-    script = Path(__file__).with_name("pool_faults.py")
+    script, child = Path(__file__).with_name("pool_faults.py"), tmp_path / "pid"
+    deed = {"": f"true {child}", "hang": f"hang {child}"}.get(deed, deed)
     with subprocess.Popen([sys.executable, script, deed, str(timeout)], stdout=subprocess.PIPE, text=True) as parent:
         pid = int(parent.stdout.readline())
-        if deed:
-            time.sleep(0.3)
+        if exit_code:
+            time.sleep(0.5)
             parent.kill()
         assert parent.wait(10) == exit_code
-    deadline = time.monotonic() + 2 * timeout
+    deadline = time.monotonic() + min(2 * timeout, 6)
     while not gone(pid) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert gone(pid)
+    assert not child.exists() or ended(child)
 
 
 def test_a_script_without_a_guard_gets_an_error_instead_of_a_fork_bomb(tmp_path):

@@ -157,6 +157,15 @@ def test_other_exceptions_are_failures(judge):
         judge(ReasoningGymVerifier(), "<answer>3</answer>")
 
 
+@pytest.mark.parametrize("name", ["gcd", "countdown", "complex_arithmetic", "rectangle_count"])
+@pytest.mark.parametrize("missing", [None, float("nan")])
+def test_an_entry_without_the_answer_is_a_failure(judge, name, missing):
+    entry = meta(name)["entry"]
+    for response in ("<answer>None</answer>", "<answer>nan</answer>", "", f"<answer>{entry['answer']}</answer>"):
+        with pytest.raises(ValueError, match=f"task 't': its entry has no answer, but {missing}"):
+            judge(ReasoningGymVerifier(), response, entry={**entry, "answer": missing})
+
+
 def test_partial_credit_without_floors(judge):
     entry = meta("sentence_reordering")
     words = entry["entry"]["answer"].split()

@@ -40,7 +40,7 @@ def test_the_runs_policy_writes_and_its_tokens_are_counted(session):
     assert len({write(session, writer, seed) for seed in range(6)}) > 3
 
 
-def test_it_reads_the_messages_behind_its_system_message(session):
+def test_it_reads_the_messages_behind_its_system_message_and_its_examples(session):
     seen = []
 
     class Spy:
@@ -50,12 +50,17 @@ def test_it_reads_the_messages_behind_its_system_message(session):
             seen.append((context[0].text, params))
             return await session.sampler.sample(context, params)
 
-    writer = PolicyWriter(sampling=SamplingParams(max_tokens=3, temperature=0.5), system="Be brief.")
+    writer = PolicyWriter(
+        sampling=SamplingParams(max_tokens=3, temperature=0.5),
+        system="Be brief.",
+        examples=[{"prompt": "1 + 1", "response": "1 + 0 + 1"}],
+    )
     writer.bind(session)
     writer._player = type("Player", (), {"sampler": Spy(), "sampled": 0})()
     session.run(writer.write(ASK, seed=5))
     [(text, params)] = seen
-    assert text == "<|system|>Be brief.<|end|><|user|>Rewrite: 2 + 2<|end|><|assistant|>"
+    shown = "<|user|>1 + 1<|end|><|assistant|>1 + 0 + 1<|end|>"
+    assert text == f"<|system|>Be brief.<|end|>{shown}<|user|>Rewrite: 2 + 2<|end|><|assistant|>"
     assert params == SamplingParams(max_tokens=3, temperature=0.5, seed=5)
 
 

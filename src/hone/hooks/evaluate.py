@@ -14,6 +14,7 @@ from hone.hooks import jsonl
 from hone.hooks.rows import rows
 from hone.math.passk import budgets, mean_pass_at_k, right
 from hone.seats import Environment, SamplingParams, State, TaskSource, Verifier, settings
+from hone.synthesis.rewriting import question
 from hone.types import Group, Task
 
 
@@ -22,12 +23,14 @@ class Evaluate:
     """Plays the same tasks with the same noise each time, so that two evaluations differ only by the weights.
 
     It runs before the first step, every ``every`` steps, and at the end. Place it before the hook that logs, and after
-    any hook that may stop the run, so that the last evaluation is part of the last step. The metrics are
+    any hook that may stop the run, so that the last evaluation is part of the last step. One that Ctrl-C cut short is
+    made when the run is resumed, before anything else, and belongs to the step after which it was due. The metrics are
     ``eval/<name>/accuracy`` (mean reward of the judged trajectories), ``length`` (mean sampled tokens), ``truncated``
     (share that ran out of tokens), and ``errors`` (trajectories that could not be judged) when there are any. With
     siblings there are ``pass@<k>`` too, for k = 2, 4, 8, ... and all of them: the chance that one of k answers is
     right, that is has a reward of at least 1, estimated without bias. Pass@1 is the accuracy where rewards are 0 or 1.
-    A task counts where k of its answers were judged. The trajectories are written to ``evals/<name>/step-<N>.jsonl``.
+    A task counts where k of its answers were judged. The trajectories are written to ``evals/<name>/step-<N>.jsonl``:
+    the rows of ``rollouts.jsonl``, and the ``question``.
 
     Attributes:
         name: Tells several evaluations apart: in metrics, files and curves.
@@ -55,14 +58,19 @@ class Evaluate:
         self.last: list[Group] = []
         """Groups of the latest evaluation."""
         self._items: list[Task] = []
+        self._begun: int | None = None
+        """Step of the latest evaluation; it was cut short if it is not the step of the latest that was ``_done``."""
+        self._done: int | None = None
 
     def on_start(self, state: State) -> None:
-        """Evaluate before training; a resumed run forgets the evaluations of steps that it will do again."""
+        """Evaluate before training, or what is due; a resumed run forgets the evaluations of steps to do again."""
         for path in self._folder(state).glob("step-*.jsonl"):
             if int(path.stem.removeprefix("step-")) > state.step:
                 path.unlink()
         if state.step == 0:
             self.first = self._evaluate(state)
+        elif self._begun == state.step != self._done:
+            self._evaluate(state)
 
     def on_step(self, state: State) -> None:
         """Evaluate when it is time to, and after the last step."""
@@ -70,17 +78,24 @@ class Evaluate:
         if due or state.step >= state.steps or state.stop:
             self._evaluate(state)
 
+    def on_stop(self, state: State) -> None:
+        """Evaluate after what has turned out to be the last step."""
+        if self._done != state.step:
+            self._evaluate(state)
+
     def on_end(self, state: State) -> None:
         """Nothing: the last step was evaluated as a step, so that its numbers are in the step's log."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: the tasks are the first of their source, whenever they are taken."""
-        return {}
+        """The steps of the latest evaluations, begun and done; the tasks are the first of their source, whenever."""
+        return {"begun": self._begun, "done": self._done}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Nothing to load."""
+        """Know what is due."""
+        self._begun, self._done = state.get("begun"), state.get("done")
 
     def _evaluate(self, state: State) -> list[Group]:
+        self._begun = state.step
         self._items = self._items or list(islice(self.tasks, self.items))
         if not self._items:
             raise ValueError(f"evaluation {self.name!r}: its source has no tasks")
@@ -89,7 +104,10 @@ class Evaluate:
         state.metrics |= {f"eval/{self.name}/{name}": value for name, value in _measure(self.last).items()}
         path = self._folder(state) / f"step-{state.step}.jsonl"
         path.unlink(missing_ok=True)
-        jsonl.append(path, rows(state.step, self.last, kept=[False] * len(self.last)))
+        asked = {task.id: question(task) for task in self._items}
+        made = rows(state.step, self.last, kept=[False] * len(self.last))
+        jsonl.append(path, ({**row, "question": asked.get(row["task"])} for row in made))
+        self._done = state.step
         return self.last
 
     def _folder(self, state: State) -> Path:

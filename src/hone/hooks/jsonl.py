@@ -34,6 +34,19 @@ def cut(path: Path, step: int) -> None:
         file.truncate(end)
 
 
+def amend(path: Path, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Add what ``row`` has more to the last line if that is of the same step, else append it; returns what was new."""
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    last = json.loads(lines[-1]) if lines else {}
+    if last.get("step") != row["step"]:
+        last = {}
+    new = {name: value for name, value in row.items() if name not in last}
+    if new:
+        cut(path, row["step"])
+        append(path, [last | new])
+    return new
+
+
 def _step(line: bytes, place: str) -> int:
     try:
         return json.loads(line)["step"]

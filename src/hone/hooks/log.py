@@ -17,6 +17,8 @@ class Log:
     Place it after the hooks that add metrics (Evaluate), so that they are in the step's line, and before those that
     save checkpoints, so that no checkpoint is ahead of the record. A resumed run first drops the lines of steps that
     come after its checkpoint; it will do those steps again. A run that starts from the beginning starts new files.
+    What is measured of a step after its line was written (an evaluation that was cut short, and is made when the run
+    is resumed) is added to that line.
 
     A metric that is not finite is null in ``metrics.jsonl``; TensorBoard has it as it was.
 
@@ -42,14 +44,19 @@ class Log:
             from torch.utils.tensorboard import SummaryWriter
 
             self._events = SummaryWriter(str(state.folder / "tensorboard"), purge_step=first)
-        if state.step == 0 and state.metrics:
-            self._log_metrics(state)
+        self.on_stop(state)
 
     def on_step(self, state: State) -> None:
         """Log the step: trajectories first, so that where there is a line of metrics, its rollouts are complete."""
         if self.rollouts:
             jsonl.append(state.folder / "rollouts.jsonl", rows(state.step, state.groups, state.kept))
         self._log_metrics(state)
+
+    def on_stop(self, state: State) -> None:
+        """Add to the line of the step what was measured since."""
+        if state.metrics:
+            new = jsonl.amend(state.folder / "metrics.jsonl", {"step": state.step, **state.metrics})
+            self._draw(state.step, {name: value for name, value in new.items() if name != "step"})
 
     def on_end(self, state: State) -> None:
         """Close the TensorBoard events; everything else is already on disk."""
@@ -66,13 +73,18 @@ class Log:
 
     def _log_metrics(self, state: State) -> None:
         jsonl.append(state.folder / "metrics.jsonl", [{"step": state.step, **state.metrics}])
+        self._draw(state.step, state.metrics)
         if self._events is None:
             return
-        for name, value in state.metrics.items():
-            self._events.add_scalar(name, value, state.step)
         sample = next((trajectory for group in state.groups for trajectory in group), None)
         if sample is not None:
             text = "".join(segment.text for segment in sample.segments) + f"\n\nreward: {sample.reward}"
             # Indented by four it is a Markdown code block, so that TensorBoard shows the text as it is.
             self._events.add_text("sample", "    " + text.replace("\n", "\n    "), state.step)
         self._events.flush()
+
+    def _draw(self, step: int, metrics: Mapping[str, float]) -> None:
+        if self._events is not None:
+            for name, value in metrics.items():
+                self._events.add_scalar(name, value, step)
+            self._events.flush()

@@ -79,8 +79,7 @@ class PlainView(View):
         """Say where the run is written, and where it stands."""
         self._began = time.monotonic()
         self._say(f"{state.folder}: {state.steps} steps" + (f", {state.step} done" if state.step else ""))
-        if state.step == 0:
-            self._say_evaluations(state)
+        self._say_evaluations(state)
 
     def step(self, state: State) -> None:
         """Say what an evaluation found, if there was one."""

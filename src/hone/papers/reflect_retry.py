@@ -148,10 +148,10 @@ class ReflectRetry(Asking):
         if first.error is not None or (first.reward is not None and first.reward >= self.success):
             return Group(task, [first], metrics=measured(self.success, first))
         context = [*first.segments, play.turn(self.reflect_prompt, first.segments, "ask")]
-        blindly = play.turn(self.blind_prompt, first.segments, "again")
+        blindly = [*first.segments, play.turn(self.blind_prompt, first.segments, "again")]
         async with asyncio.TaskGroup() as running:
             siblings = [running.create_task(play.sibling(context, i)) for i in range(n)]
-            blind = [running.create_task(play.blind([*first.segments, blindly], i)) for i in range(self.blind)]
+            blind = [running.create_task(play.retry(blindly, "retry", "blind", i)) for i in range(self.blind)]
         played, baseline = [each.result() for each in siblings], [each.result() for each in blind]
         for sibling in played:
             sibling.compare(baseline)

@@ -6,7 +6,9 @@ import copy
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from pydantic import Field
+from torch import nn
 
 from hone.seats import settings
 
@@ -20,7 +22,8 @@ class LoRA:
         alpha: The update is scaled by ``alpha / rank``.
         targets: Names of the modules that get an adapter; "all-linear" is every linear layer but the head.
         save: What a checkpoint holds: the "adapter", or the model with the adapter "merged" into it, or "both"
-            (merged, with the adapter in a folder beside it). Each of them loads with ``from_pretrained``.
+            (merged, with the adapter in a folder beside it). Each of them loads with ``from_pretrained``. What is
+            merged is in float32, whatever the model computes in: see :func:`merged`.
     """
 
     rank: int = Field(16, ge=1)
@@ -52,4 +55,20 @@ class LoRA:
         if self.save != "merged":
             model.save_pretrained(folder if self.save == "adapter" else folder / "adapter")
         if self.save != "adapter":
-            copy.deepcopy(model).merge_and_unload().save_pretrained(folder)
+            merged(model).save_pretrained(folder)
+
+
+def merged(model: Any) -> Any:
+    """A copy of an adapted model with the adapters in its weights: in float32, in the host's memory.
+
+    The sum does not fit into a lower precision. A bfloat16 weight has 8 bits of mantissa, so of an update that is a
+    thousandth of it nothing is left, and what was saved would be nearly the base model. The same befalls this copy if
+    it is loaded in bfloat16: what computes in that should load the adapter, beside the base model.
+    """
+    held = {id(weight): _float32(weight) for weight in model.parameters()}  # one for two where they are tied
+    held |= {id(buffer): buffer.detach().to("cpu", copy=True) for buffer in model.buffers()}
+    return copy.deepcopy(model, held).merge_and_unload()
+
+
+def _float32(weight: nn.Parameter) -> nn.Parameter:
+    return nn.Parameter(weight.detach().to("cpu", torch.float32, copy=True), requires_grad=False)

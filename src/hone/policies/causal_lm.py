@@ -184,7 +184,11 @@ class CausalLM:
         self.masters.load_state_dict(state)
 
     def save(self, folder: Path) -> None:
-        """Write a folder that ``AutoModelForCausalLM.from_pretrained`` and ``AutoTokenizer`` load as it is."""
+        """Write a folder that ``AutoModelForCausalLM.from_pretrained`` and ``AutoTokenizer`` load as it is.
+
+        A full fine-tune is written in the precision that it computes in: bit for bit the model that was sampled from
+        and evaluated. The float32 weights behind it are in :meth:`state_dict`. How adapters are, :class:`LoRA` says.
+        """
         self.renderer.tokenizer.save_pretrained(folder)
         if self.lora:
             self.lora.write(self.model, folder)

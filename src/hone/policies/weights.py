@@ -20,7 +20,7 @@ def locate(path: str) -> str:
     dequantised: they are close to the original model, not equal to it.
 
     Raises:
-        FileNotFoundError: If the weights are not here, with how to get them.
+        FileNotFoundError: If the weights are not here, with how to get them, or the hub has no such model.
     """
     if path == SMOLLM2:
         return str(_smollm2())
@@ -29,7 +29,28 @@ def locate(path: str) -> str:
         return str(folder.resolve())  # a saved adapter names its base model, from wherever it is loaded
     if path.startswith((".", "/", "~")):
         raise FileNotFoundError(f"model: there is no folder {path!r}; give a folder, a hub name, or {SMOLLM2!r}")
+    _ask_hub(path)
     return path
+
+
+def _ask_hub(name: str) -> None:
+    """Refuse a name that the hub does not know: loading it would be tried again for a minute, and fail less clearly."""
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+
+    try:
+        if not isinstance(try_to_load_from_cache(name, "config.json"), str):
+            HfApi().model_info(name, timeout=10)
+        return
+    except (RepositoryNotFoundError, HFValidationError):
+        found = "has no such model"
+    except (HfHubHTTPError, ValueError):
+        return  # something answers that is not in order, or is not quite a hub: what loads will see
+    except Exception as error:  # of whatever HTTP client the hub's library uses
+        found = f"cannot be asked ({(str(error) or type(error).__name__).splitlines()[0]})"
+    raise FileNotFoundError(
+        f"model: {name!r} is no folder here, and the hub {found}; give a folder, a hub name, or {SMOLLM2!r}"
+    )
 
 
 def _smollm2() -> Path:

@@ -105,10 +105,7 @@ class Run:
 
     def summary(self) -> str:
         """A few lines: accuracy before and after, reward of the first and the last tenth of the steps, time."""
-        lines = [
-            f"{name}: {each['first'].accuracy:.3f} -> {each['last'].accuracy:.3f} (step {each['last'].step})"
-            for name, each in self.evaluations.items()
-        ]
+        lines = [f"{name}: {_course(each['first'], each['last'])}" for name, each in self.evaluations.items()]
         _, rewards = self.series("reward/mean")
         rewards = rewards[np.isfinite(rewards)]
         if len(rewards):
@@ -130,3 +127,8 @@ class Run:
 
 
 _ACCURACY = re.compile(r"eval/([^/]+)/accuracy")
+
+
+def _course(first: Evaluation, last: Evaluation) -> str:
+    before = f"{first.accuracy:.3f} -> " if first.step < last.step else ""
+    return f"{before}{last.accuracy:.3f} (step {last.step})"

@@ -14,7 +14,7 @@ def story(run: Run, samples: int = 2) -> str:
 
     Args:
         run: Finished, or interrupted.
-        samples: Answers shown for each evaluation; those that became right come first.
+        samples: Answers shown for each evaluation: those whose reward rose most.
     """
     lines = [run.summary()]
     for name, found in run.evaluations.items():
@@ -27,30 +27,44 @@ def story(run: Run, samples: int = 2) -> str:
 def _samples(name: str, first: Evaluation, last: Evaluation, count: int) -> list[str]:
     if first.step == last.step:
         return []
-    pairs = list(zip(first.rollouts, last.rollouts, strict=False))
-    pairs.sort(key=lambda pair: (pair[0]["reward"] or 0) - (pair[1]["reward"] or 0))
-    lines = []
-    for before, after in pairs[:count]:
+    pairs = [
+        (before, after)
+        for before, after in zip(_answers(first), _answers(last), strict=False)
+        if before["reward"] is not None and after["reward"] is not None
+    ]
+    gains = [after["reward"] - before["reward"] for before, after in pairs]
+    best = sorted(range(len(pairs)), key=lambda i: -gains[i])[:count]
+    if not best:
+        return []
+    lines = [
+        "",
+        f"{name}: of {len(pairs)} judged answers {sum(gain > 0 for gain in gains)} got better and "
+        f"{sum(gain < 0 for gain in gains)} worse. The {len(best)} with the largest gain, not typical ones:",
+    ]
+    for before, after in (pairs[i] for i in best):
         lines += [
-            "",
-            f"{name}: {_question(before)!r} (answer: {_brief(str(before['answer']))!r})",
-            f"  before: {_response(before)!r} -> {_verdict(before)}",
-            f"  after:  {_response(after)!r} -> {_verdict(after)}",
+            f"  {_question(before)!r} (answer: {_brief(str(before['answer']))!r})",
+            f"    before: {_response(before)!r} -> {before['reward']:.4g}",
+            f"    after:  {_response(after)!r} -> {after['reward']:.4g}",
         ]
     return lines
+
+
+def _answers(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """Without what was played aside."""
+    return [row for row in evaluation.rollouts if row.get("sibling", 0) is not None]
 
 
 def _response(row: Mapping[str, Any]) -> str:
     return _brief("".join(part["text"] for part in row["segments"] if part["source"] != "given").strip())
 
 
-def _verdict(row: Mapping[str, Any]) -> str:
-    return f"{row['reward']:.4g}" if row["reward"] is not None else "not judged"
-
-
 def _question(row: Mapping[str, Any]) -> str:
-    text = next((part["text"] for part in row["segments"] if part["source"] == "given"), "")
-    text = " ".join(re.sub(r"<\|[^|]*\|>", " ", text).split())  # without the marks of common chat templates
+    text = row.get("question")
+    if text is None:  # a run of an earlier version: the prompt, without the marks of common chat templates
+        text = next((part["text"] for part in row["segments"] if part["source"] == "given"), "")
+        text = re.sub(r"<\|[^|]*\|>", " ", text)
+    text = " ".join(text.split())
     return text if len(text) <= 160 else f"... {text[-160:]}"
 
 

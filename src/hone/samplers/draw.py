@@ -23,6 +23,7 @@ class Rules:
     top_k: Tensor
     min_p: Tensor
     truncated: bool
+    greedy: bool
 
     @classmethod
     def stack(cls, params: Sequence[SamplingParams], device: torch.device) -> Rules:
@@ -39,6 +40,7 @@ class Rules:
             top_k=column("top_k", torch.int64),
             min_p=column("min_p", torch.float32),
             truncated=any(p.truncated for p in params),
+            greedy=any(p.temperature == 0 for p in params),
         )
 
 
@@ -59,33 +61,46 @@ def draw(logits: Tensor, rules: Rules, position: Tensor) -> tuple[Tensor, Tensor
     Raises:
         FloatingPointError: If a row is no distribution.
     """
-    greedy = rules.temperature == 0
-    logits = logits.to(greedy.device).float() / torch.where(greedy, 1.0, rules.temperature)[:, None]
+    temperature = torch.where(rules.temperature == 0, 1.0, rules.temperature)[:, None]
+    rows, size = logits.shape
+    scaled = torch.full((rows, size + -size % BLOCK), -torch.inf, device=temperature.device)
+    scaled[:, :size] = logits
+    scaled.div_(temperature)  # in place from here on: [B, V] in float32 is large
     if rules.truncated:
-        logits = truncate(logits, rules)
-    highest = logits.amax(-1, keepdim=True)
+        scaled = truncate(scaled, rules)
+    highest = scaled.amax(-1, keepdim=True)
     if not highest.isfinite().all():
         raise FloatingPointError("sampler: the logits are NaN, infinite or all -inf; blame the weights or a processor")
-    logits = logits - highest
-    weights = logits.exp()
-    tokens, total = _invert(weights, uniform(rules.seed, position))
-    tokens = torch.where(greedy, logits.argmax(-1), tokens)
-    return tokens, logits.gather(-1, tokens[:, None])[:, 0] - total.log().float()
+    likeliest = scaled.argmax(-1) if rules.greedy else None
+    tokens, total = _invert(scaled.sub_(highest).exp_(), uniform(rules.seed, position))
+    if likeliest is not None:
+        tokens = torch.where(rules.temperature == 0, likeliest, tokens)
+    chosen = logits.gather(-1, tokens[:, None].to(logits.device)).to(temperature.device).float() / temperature
+    return tokens, (chosen - highest)[:, 0] - total.log().float()
 
 
 def _invert(weights: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     """The token at which the cumulative weight passes ``u`` times the total: first the block of tokens, then in it.
 
-    Two short cumulative sums in float64 are both faster and more exact than one over the whole vocabulary.
+    Two short cumulative sums in float64 are both faster and more exact than one over the whole vocabulary; only the
+    sums of single blocks are float32, as the weights are.
+
+    Args:
+        weights: ``[B, V]`` float32, whole blocks.
+        u: ``[B]`` float64, in [0, 1).
+
+    Returns:
+        Tokens ``[B]`` int64 and the total weights ``[B]`` float64.
     """
-    blocks = torch.nn.functional.pad(weights, (0, -weights.shape[1] % BLOCK)).unflatten(1, (-1, BLOCK))
-    passed = blocks.sum(-1, dtype=torch.float64).cumsum(-1)
+    blocks = weights.unflatten(1, (-1, BLOCK))
+    sums = blocks.sum(-1).double()
+    passed = sums.cumsum(-1)
     total = passed[:, -1]
     target = (u * total)[:, None]
     block = _first_beyond(passed, target)
-    inside = blocks.gather(1, block[:, :, None].expand(-1, -1, BLOCK))[:, 0].double()
-    target = (target - (passed.gather(1, block) - inside.sum(-1, keepdim=True))).clamp(min=0)  # rounding may pass 0
-    return (block * BLOCK + _first_beyond(inside.cumsum(-1), target))[:, 0], total
+    target = (target - (passed - sums).gather(1, block)).clamp(min=0)  # rounding may pass 0
+    inside = blocks.gather(1, block[:, :, None].expand(-1, -1, BLOCK))[:, 0].double().cumsum(-1)
+    return (block * BLOCK + _first_beyond(inside, target))[:, 0], total
 
 
 def _first_beyond(cumulative: Tensor, target: Tensor) -> Tensor:

@@ -6,8 +6,9 @@ Used to keep what was made away from what it was made from, and from evaluations
   Unicode compatibility forms folded, commas, full stops, question marks, semicolons and quotes left out;
 * *similar* if they hold the same numbers and at least 90 % of the words and symbols of either (Jaccard, of multisets),
   in any order. Other numbers make another question, however much else two templates share;
-* *overlapping* if they share 13 tokens in a row, the rule of GPT-3 (arXiv 2005.14165, appendix C), apart from those
-  that a third text, the one that both may have been made from, holds too. Shorter questions cannot overlap.
+* *overlapping* if they share 13 tokens in a row, the rule of GPT-3 (arXiv 2005.14165, appendix C). Where one was made
+  from a third question, at least 5 of the 13 must not be in that: a template says nothing. Shorter questions cannot
+  overlap.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from collections.abc import Iterable, Iterator
 Tokens = tuple[str, ...]
 
 SIZE = 13
+NEW = 5
 LEAST = 0.9
 
 _TOKEN = re.compile(r"\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|[^\W\d_]+|[^\w\s]|_")
@@ -73,9 +75,9 @@ class Questions:
         return next((other for words, other in held if _jaccard(counted, words) >= LEAST), None)
 
     def overlapping(self, question: str, apart_from: str = "") -> str | None:
-        """One that shares a run of tokens which is not in the text ``apart_from``, or None."""
-        common = set(_runs(tokens(apart_from)))
-        runs = (run for run in _runs(tokens(question)) if run not in common)
+        """One that shares a run of tokens, of which enough are not in the text ``apart_from``; or None."""
+        known = set(tokens(apart_from))
+        runs = (run for run in _runs(tokens(question)) if sum(token not in known for token in run) >= NEW)
         return next((self._by_run[run] for run in runs if run in self._by_run), None)
 
 

@@ -20,7 +20,7 @@ PATIENCE = 8
 """Failures in a row, the first of them in this call, after which a writer counts as down."""
 
 
-class Outage(RuntimeError):
+class Outage(ConnectionError):
     """A writer is down: one request may fail for its own sake, but not all of them."""
 
 

@@ -12,16 +12,21 @@ from pydantic import Field
 from hone.keys import key
 from hone.seats import settings
 from hone.tasks.tables import Table
-from hone.tasks.template import Template
+from hone.tasks.template import Template, readable
 from hone.types import Message, Task
+
+_CHECKED = 10_000
 
 
 @settings
 class Rows:
     """A source of tasks over a table. A subclass says where the rows come from (:meth:`read`).
 
-    Templates are those of :mod:`hone.tasks.template`. Nothing is read before the first task is asked for. Rows that
-    fit in memory are then all mapped once, so that a bad one ends a run at its start.
+    Templates are those of :mod:`hone.tasks.template`. Nothing is read before the first task is asked for. Then rows are
+    mapped once, so that a bad one ends a run at its start: all of them where they are in memory, or are 10,000 or
+    fewer; of a longer table on disk (Parquet, hub) the first, the last and as many evenly between, a matter of a second
+    or two. A bad row that this passes over ends the run when it is drawn. Bytes in a prompt, an answer or an id are
+    the UTF-8 text that they hold, or are refused.
 
     Attributes:
         prompt: Template of the user's message, or ``"{field}"`` of a field that holds text or chat messages.
@@ -90,13 +95,17 @@ class Rows:
         return range(len(table.rows))[self.start :][: self.limit]
 
     def _checked(self, table: Table) -> Table:
-        if not self._selected(table):
+        rows = self._selected(table)
+        if not len(table.rows):
+            raise ValueError(f"{self.name}: has no rows")
+        if not rows:
             raise ValueError(f"{self.name}: start={self.start} leaves none of its {len(table.rows)} rows")
-        if isinstance(table.rows, list):
-            ids = Counter(self._task(table, row).id for row in self._selected(table))
-            [(most, times)] = ids.most_common(1)
-            if times > 1:
-                raise ValueError(f"{self.name}: id: {self.id!r} names {times} rows {most!r}")
+        if not isinstance(table.rows, list) and len(rows) > _CHECKED:
+            rows = [rows[i * (len(rows) - 1) // (_CHECKED - 1)] for i in range(_CHECKED)]
+        ids = Counter(self._task(table, row).id for row in rows)
+        [(most, times)] = ids.most_common(1)
+        if times > 1:
+            raise ValueError(f"{self.name}: id: {self.id!r} names {times} rows {most!r}")
         return table
 
     def _ordered(self, epoch: int) -> Sequence[int]:
@@ -120,6 +129,9 @@ class Rows:
         return Task(made.get("id", f"{self.name}/{index}"), made["prompt"], made.get("answer"), meta)
 
     def _shaped(self, name: str, value: Any) -> Any:
+        if name.startswith("meta."):
+            return value
+        value = readable(value)
         if name == "prompt":
             return _messages(value)
         if name == "answer" and self.answer_pattern is not None:

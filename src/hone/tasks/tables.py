@@ -2,19 +2,26 @@
 
 JSON and JSON Lines are read with the standard library, so that nested fields come back exactly as written: a columnar
 loader gives all rows one schema, fills what a row lacks with nulls, and fails where types differ between rows. A CSV
-cell is text and stays text ("007", "NA"). Parquet goes through ``datasets``, and stays on disk.
+cell is text and stays text ("007", "NA"), however long. Quotes are those of RFC 4180, and others are refused: one that
+never ends would swallow rows. In a TSV file others are plain text, as most are written. Parquet goes through
+``datasets``, and stays on disk.
 """
 
 from __future__ import annotations
 
 import csv
 import json
+from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from glob import glob
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from hone.tasks.naming import suggest
+
+_LONGEST_CELL = 2**31 - 1
 
 Row = Mapping[str, Any]
 
@@ -36,7 +43,7 @@ def read_table(path: str | list[str], kind: str = "auto", rows_key: str | None =
 
     Raises:
         FileNotFoundError: There is no such file; the message lists its neighbours.
-        ValueError: A file or row cannot be read; the message names file and line.
+        ValueError: A file or row cannot be read, or there are no rows; the message names file and line.
     """
     files = [file for pattern in ([path] if isinstance(path, str) else path) for file in _expand(pattern)]
     kinds = {file.suffix.removeprefix(".") for file in files} if kind == "auto" else {kind}
@@ -53,7 +60,7 @@ def read_table(path: str | list[str], kind: str = "auto", rows_key: str | None =
                 raise ValueError(f"{place}: a row is an object with named fields, not {type(row).__name__}")
             rows.append(row)
             places.append(place)
-    return Table(rows, places.__getitem__)
+    return Table(_some(rows, files), places.__getitem__)
 
 
 def join_table(left: Table, right: Table, by: str) -> Table:
@@ -126,28 +133,77 @@ def _parse(text: bytes, place: str, hint: str = "") -> Any:
         raise ValueError(f"{place}: not JSON: {error}{hint}") from None
 
 
-def _csv(file: Path, delimiter: str = ",") -> Iterator[tuple[str, Any]]:
+class _QuotesError(ValueError):
+    """Quotes stand where RFC 4180 has none."""
+
+
+def _csv(file: Path, delimiter: str = ",", quoting: int = csv.QUOTE_MINIMAL) -> Iterator[tuple[str, Any]]:
+    csv.field_size_limit(_LONGEST_CELL)  # for the whole process, where 128 KiB is the default
     with file.open(newline="", encoding="utf-8-sig") as lines:
-        reader = csv.reader(lines, delimiter=delimiter)
-        header = next(reader, [])
-        for cells in reader:
-            place = f"{file}:{reader.line_num}"
-            if cells and len(cells) != len(header):
-                raise ValueError(f"{place}: {len(cells)} cells under a header of {len(header)}: {', '.join(header)}")
-            if cells:
-                yield place, dict(zip(header, cells, strict=True))
+        reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)
+        try:
+            header = next(reader, [])
+            twice = [name for name, times in Counter(header).items() if times > 1]
+            if twice:
+                raise ValueError(f"{file}: several columns are named {twice[0]!r}; give each a name of its own")
+            for cells in reader:
+                place = f"{file}:{reader.line_num}"
+                if cells and len(cells) != len(header):
+                    told = f"{len(cells)} cells under a header of {len(header)}: {', '.join(header)}"
+                    raise ValueError(f"{place}: {told}")
+                if cells:
+                    yield place, dict(zip(header, cells, strict=True))
+        except UnicodeDecodeError as error:
+            byte, after = error.object[error.start], f"{file}: after line {reader.line_num}"
+            hint = f"save the file as UTF-8, or convert it, as with: iconv -f latin1 -t utf-8 {file.name}"
+            raise ValueError(f"{after}: the byte 0x{byte:02x} is not UTF-8; {hint}") from None
+        except csv.Error as error:
+            hint = "a cell with quotes is quoted, and they are doubled"
+            raise _QuotesError(f"{file}:{reader.line_num}: not CSV: {error}; {hint}") from None
 
 
 def _tsv(file: Path) -> Iterator[tuple[str, Any]]:
-    return _csv(file, delimiter="\t")
+    try:
+        return iter(list(_csv(file, "\t")))
+    except _QuotesError:
+        return _csv(file, "\t", csv.QUOTE_NONE)
 
 
 def _parquet(files: list[Path]) -> Table:
     from datasets import load_dataset  # Slow to import, and only these rows need it.
+    from datasets.exceptions import DatasetsError
 
-    names = [str(file) for file in files]
-    rows = load_dataset("parquet", data_files=names, split="train")
-    return Table(rows, lambda i: f"{', '.join(names)}: row {i}")
+    counted = [(str(file), count) for file in files if (count := _count(file))]
+    names, counts = [name for name, _ in counted], [count for _, count in counted]
+    try:
+        rows = load_dataset("parquet", data_files=_some(names, files), split="train")
+    except DatasetsError as error:
+        cause = str(error.__cause__ or error).replace("\n", " ")
+        raise ValueError(f"{', '.join(names)}: damaged, or of different columns: {cause}") from None
+    ends = list(accumulate(counts))
+
+    def where(i: int) -> str:
+        part = bisect_right(ends, i)
+        return f"{names[part]}: row {i - (ends[part - 1] if part else 0)}"
+
+    return Table(rows, where)
+
+
+def _count(file: Path) -> int:
+    """The number of rows, from the end of the file."""
+    from pyarrow import ArrowException
+    from pyarrow.parquet import read_metadata
+
+    try:
+        return read_metadata(file).num_rows
+    except (ArrowException, OSError) as error:
+        raise ValueError(f"{file}: not Parquet, or only a part of it: {error}") from None
+
+
+def _some(rows: list[Any], files: list[Path]) -> list[Any]:
+    if not rows:
+        raise ValueError(f"{', '.join(map(str, files))}: has no rows")
+    return rows
 
 
 _READERS: dict[str, Callable[..., Iterator[tuple[str, Any]]]] = {

@@ -43,6 +43,28 @@ def lookup(row: Mapping[str, Any], path: str) -> Any:
     return value
 
 
+def readable(value: Any) -> Any:
+    """The value with bytes as the text that they are, at any depth; Python would write b'...' for them.
+
+    Raises:
+        ValueError: The bytes are no UTF-8 text, or text holds half of a surrogate pair, which no tokenizer takes.
+    """
+    if isinstance(value, bytes | bytearray):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            raise ValueError(f"bytes that are no UTF-8 text: {bytes(value)!r:.60}") from None
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            half = f"{value[error.start]!r} stands alone, half of a surrogate pair"
+            raise ValueError(f"no Unicode text: {half}: {value!r:.60}") from None
+    if isinstance(value, list | tuple):
+        return type(value)(map(readable, value))
+    return {name: readable(item) for name, item in value.items()} if isinstance(value, Mapping) else value
+
+
 def _contents(value: Any, step: str) -> str:
     if isinstance(value, Mapping):
         return suggest(step, map(str, value))
@@ -74,7 +96,7 @@ class Template:
         """The text; of a template that is one field and nothing else, the field's value as it is.
 
         Raises:
-            ValueError: The row lacks a field, or has null where text is needed.
+            ValueError: The row lacks a field, or has null or unreadable bytes where text is needed.
         """
         if self._only is not None:
             return lookup(row, self._only)
@@ -85,11 +107,12 @@ def _show(row: Mapping[str, Any], path: str | None, spec: str, conversion: str |
     if path is None:  # The literal text after the last field.
         return ""
     value = lookup(row, path)
-    if conversion == "j":
-        value = json.dumps(value, ensure_ascii=False, default=str)
-    elif value is None:
+    if value is None and conversion != "j":
         raise ValueError(f"field {path!r} is null, and would read as 'None'")
     try:
-        return format(value if conversion == "j" else Formatter().convert_field(value, conversion), spec)
+        value = readable(value)
+        if conversion == "j":
+            return format(json.dumps(value, ensure_ascii=False, default=str), spec)
+        return format(Formatter().convert_field(value, conversion), spec)
     except (TypeError, ValueError) as error:
         raise ValueError(f"field {path!r}: {error}") from None

@@ -46,11 +46,11 @@ class ChoiceVerifier:
 
     def _right(self, task: Task) -> str:
         answer = task.answer
-        if isinstance(answer, int) and 0 <= answer < len(self.letters):
+        if isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(self.letters):
             return self.letters[answer]
         letter = str(answer).strip(" ().:")
         if len(letter) != 1 or letter not in self.letters:
-            raise ValueError(f"the reference {answer!r} is none of the letters {self.letters}")
+            raise ValueError(f"task {task.id!r}: the reference {answer!r} is none of the letters {self.letters}")
         return letter
 
     def _choice(self, text: str) -> str | None:

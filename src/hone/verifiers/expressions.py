@@ -19,7 +19,8 @@ _OPERATORS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] =
     ast.Mult: operator.mul,
     ast.Div: operator.truediv,
 }
-_WRITTEN = {"×": "*", "⋅": "*", "·": "*", "÷": "/", "−": "-", "–": "-", r"\times": "*", r"\cdot": "*", r"\div": "/"}
+_WRITTEN = {"×": "*", "⋅": "*", "·": "*", "÷": "/", "−": "-", "–": "-"}
+_WRITTEN |= {r"\times": "*", r"\cdot": "*", r"\div": "/", r"\left": "", r"\right": ""}
 _FUNCTIONS = frozenset(
     """sin cos tan sec csc cot asin acos atan acot asec acsc
     sinh cosh tanh sech csch coth asinh acosh atanh exp log ln sqrt Abs""".split()  # noqa: SIM905

@@ -13,6 +13,7 @@ from pydantic import Field
 from hone.seats import settings
 from hone.types import Score, Task, Trajectory
 from hone.verifiers.answers import MAX_CHARS
+from hone.verifiers.references import is_missing, reference
 from hone.verifiers.verdict import invalid, verdict
 
 Call = tuple[str, dict[str, Any]]
@@ -53,7 +54,11 @@ class FunctionCallVerifier:
     max_chars: int = Field(MAX_CHARS, ge=1)
 
     def __call__(self, task: Task, trajectory: Trajectory) -> Score:
-        """1.0 or 0.0; a response without calls that can be read is "invalid"."""
+        """1.0 or 0.0; a response without calls that can be read is "invalid".
+
+        Raises:
+            ValueError: The reference is missing, or has neither form.
+        """
         expected = self._expected(task)
         text = trajectory.response[-self.max_chars :].rpartition("</think>")[2].strip()
         try:
@@ -73,11 +78,17 @@ class FunctionCallVerifier:
         return "\n".join(f"<tool_call>\n{call}\n</tool_call>" for call in written)
 
     def _expected(self, task: Task) -> list[_Exact | _Allowed]:
-        reference = json.loads(task.answer) if isinstance(task.answer, str) else task.answer
-        reference = [reference] if isinstance(reference, Mapping) else list(reference)
-        if self.form == "exact" or (self.form == "auto" and all("arguments" in call for call in reference)):
-            return [_Exact(*_call(call)) for call in reference]
-        return [_Allowed(name, allowed) for call in reference for name, allowed in call.items()]
+        answer = reference(task)
+        try:
+            calls = _loads(answer) if isinstance(answer, str) else answer
+            calls = [calls] if isinstance(calls, Mapping) else calls
+            if not isinstance(calls, list | tuple) or not all(isinstance(call, Mapping) and call for call in calls):
+                raise ValueError("not a list of calls")
+            if self.form == "exact" or (self.form == "auto" and all("arguments" in call for call in calls)):
+                return [_Exact(*_call(call)) for call in calls]
+            return [_Allowed(name, allowed) for call in calls for name, allowed in call.items()]
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"task {task.id!r}: the reference {answer!r:.200} cannot be read: {error}") from None
 
 
 class _Exact:
@@ -94,6 +105,7 @@ class _Allowed:
     """One call expected with a list of allowed values for each argument."""
 
     def __init__(self, name: str, allowed: Mapping[str, Sequence[Any]]):
+        _check_allowed(name, allowed)
         self.name, self.allowed = name, allowed
 
     def __call__(self, call: Call) -> bool:
@@ -102,6 +114,24 @@ class _Allowed:
     @property
     def example(self) -> Call:
         return self.name, _first_allowed(self.allowed)
+
+
+def _check_allowed(name: str, allowed: Any) -> None:
+    """Refuse what no call could match: it would score every response 0.
+
+    Raises:
+        ValueError: Something that should be an object of lists is not; tables of one schema fill gaps with nulls.
+    """
+    if not isinstance(allowed, Mapping):
+        raise ValueError(f"{name!r} has {allowed!r:.80} for its object of arguments")
+    for argument, options in allowed.items():
+        if not isinstance(options, list | tuple) or not options:
+            raise ValueError(f"{name!r}: {argument!r} has {options!r:.80} for its list of allowed values")
+        for option in options:
+            if isinstance(option, Mapping):
+                _check_allowed(f"{name}.{argument}", option)
+            elif option is not None and is_missing(option):
+                raise ValueError(f"{name!r}: {argument!r} allows {option!r}, which no JSON has")
 
 
 def _written(text: str) -> list[str]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Iterator
+from decimal import Decimal
+from numbers import Number
 from typing import Any
 
 from pydantic import Field
@@ -12,10 +15,15 @@ from hone.seats import settings
 from hone.types import Score, Task, Trajectory
 from hone.verifiers.answers import MAX_CHARS, How, extract, present
 from hone.verifiers.expressions import MAX_DIGITS, digits
+from hone.verifiers.references import reference
 from hone.verifiers.verdict import invalid, verdict
 
 _MAX_LENGTH = 2_000
 _MAX_DEPTH = 30
+_MAX_WORDS = 8
+_ADVICE = r"where it stands in longer text, answer_pattern takes it out, as in '####\s*(.+)$'"
+_WORDS = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
+_NAMES_OF_NOTHING = {"none", "null", "nan", "<na>"}
 
 # What sympy and the LaTeX parser raise over text that means nothing; anything else is a fault of the verifier.
 _NONSENSE = (ArithmeticError, AttributeError, LookupError, NotImplementedError, RecursionError, TypeError, ValueError)
@@ -28,7 +36,12 @@ class MathVerifier:
     math-verify's own time limits are off: they work through SIGALRM and turn a time-out into a wrong answer. The pool
     limits the time instead. Answers that would be hopeless to evaluate (``9^{9^{9^9}}``) score 0 without being
     evaluated, and so does an answer that only restates the problem, as an integral, sum, product, limit or derivative
-    that the reference does not hold either.
+    that the reference does not hold either. Of an equation the right-hand side is the answer, ``x = 3`` or
+    ``2 + 1 = 3``; but one that says that two different numbers are equal, ``4 = 3``, is none. (A decimal equals what
+    it is a rounding of: ``2/3 = 0.67``.)
+
+    The reference is text or a number. A missing value (null, NaN, or their names outside ``\text{}``) and a whole
+    explanation are refused.
 
     Attributes:
         extract: Where the answer stands; see :mod:`hone.verifiers.answers`.
@@ -49,11 +62,9 @@ class MathVerifier:
         """1.0 when equal, 0.0 when not, or when there is no readable answer ("invalid").
 
         Raises:
-            ValueError: The reference answer cannot be parsed, or not even be compared with itself.
+            ValueError: The reference answer is missing, cannot be parsed, or not even be compared with itself.
         """
-        gold = _parse(str(task.answer))
-        if not gold or not self._equal(gold, gold):
-            raise ValueError(f"the reference answer {task.answer!r} cannot be read as mathematics")
+        gold = self._gold(task)
         answer = extract(trajectory.response, self.extract, self.max_chars)
         if answer is None or _absurd_text(answer):
             return invalid()
@@ -61,18 +72,36 @@ class MathVerifier:
             candidates = _parse(answer)
             if not candidates or _absurd(candidates) or (_unfinished(candidates) and not _unfinished(gold)):
                 return invalid()
-            return verdict(self._equal(gold, candidates))
+            return invalid() if self._false(candidates) else verdict(self._equal(gold, candidates))
         except _NONSENSE:
             return invalid()
+
+    def _gold(self, task: Task) -> list[Any]:
+        answer = reference(task)
+        text = str(answer).strip()
+        why = _no_reference(answer, text)
+        gold = [] if why else _parse(text)
+        only_text = all(isinstance(form, str) for form in gold) and len(text.split()) != 1
+        if not gold or only_text or self._false(gold) or not self._equal(gold, gold):
+            why = why or f"it cannot be read as mathematics; {_ADVICE}"
+            raise ValueError(f"task {task.id!r}: the reference answer is {text[-80:]!r}: {why}")
+        return gold
 
     def _equal(self, gold: list[Any], candidates: list[Any]) -> bool:
         from math_verify import verify
 
         return verify(gold, candidates, float_rounding=self.float_rounding, timeout_seconds=None, raise_on_error=True)
 
+    def _false(self, candidates: list[Any]) -> bool:
+        """Whether it says that two different numbers are equal."""
+        return any(
+            _plain(left) and _plain(right) and not (self._equal([left], [right]) or _rounded(left, right))
+            for left, right in _equated(candidates)
+        )
+
     def example(self, task: Task) -> str | None:
         """The reference answer, where the setting looks for it."""
-        return present(_tidy(str(task.answer)), self.extract)
+        return present(_tidy(str(reference(task))), self.extract)
 
 
 def _parse(answer: str) -> list[Any]:
@@ -108,3 +137,45 @@ def _unfinished(candidates: list[Any]) -> bool:
     from sympy import Basic, Derivative, Integral, Limit, Product, Sum
 
     return any(isinstance(c, Basic) and c.has(Derivative, Integral, Limit, Product, Sum) for c in candidates)
+
+
+def _no_reference(answer: Any, text: str) -> str | None:
+    """Why this cannot be a reference at all."""
+    if not isinstance(answer, str | Number):
+        return f"it is a {type(answer).__name__}, not text or a number"
+    if text.lower() in _NAMES_OF_NOTHING:
+        return rf"it is missing; if the word is meant, write \text{{{text}}}"
+    if "####" in text or len(_WORDS.findall(text)) > _MAX_WORDS:
+        return f"it is an explanation; {_ADVICE}"
+    return None
+
+
+def _equated(candidates: list[Any]) -> Iterator[tuple[Any, Any]]:
+    """The two sides of each equation, and the two ends of each chain of equations."""
+    from sympy import And, Basic, Eq
+
+    for candidate in candidates:
+        if isinstance(candidate, Basic):
+            yield from (equation.args for equation in candidate.atoms(Eq))
+            for chain in candidate.atoms(And):
+                links = getattr(chain, "_unsorted_args", chain.args)  # the parser keeps the order in which they stood
+                if all(isinstance(link, Eq) for link in links):
+                    yield links[0].lhs, links[-1].rhs
+
+
+def _plain(side: Any) -> bool:
+    """Whether it is a number, and no letter that may have been meant as a variable."""
+    from sympy import E, I
+
+    return bool(side.is_number) and not side.has(E, I)
+
+
+def _rounded(*sides: Any) -> bool:
+    """Whether one of two numbers is a decimal, and the other no further from it than half a unit of its last place."""
+    from sympy import Float
+
+    def places(side: Any) -> int:
+        return -Decimal(repr(float(side))).as_tuple().exponent
+
+    gap = abs(float(sides[0]) - float(sides[1]))
+    return any(isinstance(side, Float) and gap <= 0.5000001 * 10.0 ** -places(side) for side in sides)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
-import os
 import pickle
 import signal
-import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
@@ -18,10 +16,12 @@ import cloudpickle
 import pebble
 
 from hone.types import Score, Task, Trajectory
-from hone.verifiers.verdict import failed, to_score
+from hone.verifiers.verdict import failed
+from hone.verifiers.workers import Workers, judge, prepare
 
 _ATTEMPTS = 3
 _GRACE = 10.0
+_GLANCE = 0.25
 _CLOSED = "the verifier pool is closed"
 
 
@@ -32,7 +32,9 @@ class VerifierPool:
     Score with an ``error``, and only that one. The workers are fresh interpreters, not forks: a script that makes a
     pool needs the usual ``if __name__ == "__main__":``. A verifier that was defined in a notebook or a script goes to
     them by value, any other by its name. Before its first verdict a worker calls the verifier's ``prepare()``, if it
-    has one, to import what is slow to import: this is never counted against a verdict's time.
+    has one, to import what is slow to import: this is never counted against a verdict's time, and has a limit of its
+    own. If no worker is ready within that, this and all further verdicts are errors. What a verifier starts in other
+    processes is killed with its worker.
 
     Args:
         verifier: A callable ``(task, trajectory)`` that returns a Score, a number or a bool. Pickled once.
@@ -40,6 +42,8 @@ class VerifierPool:
         timeout: Seconds for one verdict, from the moment that a worker takes it.
         memory_gb: GiB of address space that verdicts may add to what a worker holds once prepared; None for no limit.
             Linux only.
+        prepare_timeout: Seconds for a worker to start, load the verifier and prepare it, from the moment that somebody
+            waits for that; None for no limit.
 
     Raises:
         TypeError, AttributeError or pickle.PicklingError: The verifier cannot be pickled.
@@ -52,13 +56,19 @@ class VerifierPool:
         workers: int = 2,
         timeout: float = 10.0,
         memory_gb: float | None = 4.0,
+        prepare_timeout: float | None = 120.0,
     ):
         self._workers, self._timeout = workers, timeout
         self._setup = (cloudpickle.dumps(verifier), timeout + _GRACE, memory_gb)
         self._lock = threading.Lock()
         self._pending: set[Future[Score]] = set()
+        self._last_settled = 0.0
+        self._unready: _UnreadyError | None = None
         self._closed = False
+        self._over = threading.Event()
         self._pool = self._start()
+        if prepare_timeout is not None:
+            threading.Thread(target=self._watch, args=(prepare_timeout,), name="hone-verify", daemon=True).start()
 
     async def __call__(self, task: Task, trajectory: Trajectory) -> Score:
         """Judge in a worker.
@@ -82,6 +92,8 @@ class VerifierPool:
                 # A worker died between two verdicts, or just as it took one, and pebble gave up all of them.
                 if self._closed:
                     return failed(RuntimeError(_CLOSED))
+            except _UnreadyError as error:
+                return failed(str(error))
             except Exception as error:
                 return failed(RuntimeError(_CLOSED) if self._closed else error)
         return failed("BrokenProcessPool: workers die before they judge; see what they wrote to stderr")
@@ -91,6 +103,7 @@ class VerifierPool:
         with self._lock:
             if not self._closed:
                 self._closed = True
+                self._over.set()
                 self._stop(RuntimeError(_CLOSED))
 
     def __enter__(self) -> VerifierPool:
@@ -103,17 +116,24 @@ class VerifierPool:
         with self._lock:
             if self._closed:
                 raise RuntimeError(_CLOSED)
+            if self._unready:
+                future: Future[Score] = Future()
+                future.set_exception(self._unready)
+                return future
             if not self._pool.active:
                 self._stop(BrokenProcessPool("the workers died"))
                 self._pool = self._start()
-            future = self._pool.schedule(_judge, (question,), timeout=self._timeout)
+            future = self._pool.schedule(judge, (question,), timeout=self._timeout)
             self._pending.add(future)
-        future.add_done_callback(self._pending.discard)
+        future.add_done_callback(self._settle)
         return future
 
+    def _settle(self, future: Future[Score]) -> None:
+        self._pending.discard(future)
+        self._last_settled = time.monotonic()
+
     def _start(self) -> pebble.ProcessPool:
-        context = multiprocessing.get_context("spawn")  # a fork would inherit the threads and the device of torch
-        pool = pebble.ProcessPool(self._workers, initializer=_prepare, initargs=self._setup, context=context)
+        pool = pebble.ProcessPool(self._workers, initializer=prepare, initargs=self._setup, context=Workers())
         # Workers, and the threads that will restart them, inherit the mask: Ctrl-C is for the parent alone.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
@@ -131,54 +151,23 @@ class VerifierPool:
             if not future.done():
                 future.set_exception(reason)
 
-
-_verifier: Callable[[Task, Trajectory], Any]
-_time_to_live: float
-
-
-def _prepare(verifier: bytes, time_to_live: float, memory_gb: float | None) -> None:
-    """Make this process a worker. A failure is kept for the verdicts to tell: raised here, it would only be logged."""
-    global _verifier, _time_to_live
-    _time_to_live = time_to_live
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # die at once, even inside a C function
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # some verifiers print
-    os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
-    try:
-        _verifier = pickle.loads(verifier)
-        getattr(_verifier, "prepare", lambda: None)()
-        if memory_gb is not None and sys.platform == "linux":
-            _limit_memory(memory_gb)
-    except BaseException as error:
-        _verifier = _Broken(failed(error))
+    def _watch(self, limit: float) -> None:
+        """Give up workers that do not get ready. One that is ready has either nothing to do, or a verdict's limit."""
+        waited, seen = 0.0, self._last_settled
+        while not self._over.wait(_GLANCE):
+            pending = list(self._pending)
+            if not pending or seen != self._last_settled or any(future.running() for future in pending):
+                waited, seen = 0.0, self._last_settled
+                continue
+            waited += _GLANCE  # a clock that stands still while this process is stopped
+            if waited >= limit:
+                with self._lock:
+                    if not self._closed:
+                        told = f"TimeoutError: the verifier was not prepared within {limit:g} s (prepare_timeout)"
+                        self._unready = _UnreadyError(told)
+                        self._stop(self._unready)
+                return
 
 
-def _limit_memory(gigabytes: float) -> None:
-    import resource
-
-    with open("/proc/self/statm") as statm:
-        held = int(statm.read().split()[0]) * resource.getpagesize()
-    limit = held + int(gigabytes * 2**30)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-
-
-def _judge(question: bytes) -> Score:
-    # The parent kills a late worker, but a dead parent cannot: the kernel's timer ends it then, unless a verifier
-    # uses that timer itself.
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.setitimer(signal.ITIMER_REAL, _time_to_live)
-    try:
-        return to_score(_verifier(*pickle.loads(question)))
-    except BaseException as error:
-        return failed(error)
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-
-
-class _Broken:
-    """Stands in for a verifier that could not be prepared."""
-
-    def __init__(self, score: Score):
-        self.score = score
-
-    def __call__(self, task: Task, trajectory: Trajectory) -> Score:
-        return self.score
+class _UnreadyError(Exception):
+    """No worker got ready in time."""

@@ -16,6 +16,8 @@ def adversarial() -> dict[str, str]:
         "huge_binomial": r"\binom{1000000000}{500000000}",
         "huge_product": r"\prod_{i=1}^{10000000} i",
         "huge_expansion": "(x+1)^{1000000}",
+        "false_equation": "41 = 42",
+        "huge_equation": "9^{9^{9^9}} = 42",
         "long_integer": "9" * 10_000,
         "overflow": "1e999",
         "huge_float": "1e999999999",

@@ -21,6 +21,7 @@ from hone.types import Score, Task, Trajectory
 from hone.verifiers.answers import MAX_CHARS, How, extract, present
 from hone.verifiers.countdown import reaches
 from hone.verifiers.expressions import has_huge_exponent, is_formula, is_literal
+from hone.verifiers.references import is_missing
 from hone.verifiers.verdict import invalid, verdict
 
 Entry = Mapping[str, Any]
@@ -88,15 +89,18 @@ class ReasoningGymVerifier:
 
         Raises:
             KeyError: The task has no entry, or its entry no "source_dataset".
-            ValueError: Reasoning Gym has no such dataset.
+            ValueError: Reasoning Gym has no such dataset, or the entry lacks the answer that this one needs.
         """
         entry = task.meta["entry"]
+        name = entry["metadata"]["source_dataset"]
+        if is_missing(entry["answer"]) and name not in _ORACLES:
+            raise ValueError(f"task {task.id!r}: its entry has no answer, but {entry['answer']!r}")
         answer = extract(trajectory.response, self.extract, self.max_chars)
         raw = None if answer is None else _score(answer, entry)
         if raw is None:
             return invalid()
         if self.partial:
-            return verdict(raw if raw > _FLOORS.get(entry["metadata"]["source_dataset"], _FLOOR) else 0.0)
+            return verdict(raw if raw > _FLOORS.get(name, _FLOOR) else 0.0)
         return verdict(raw >= 1.0)
 
     def example(self, task: Task) -> str | None:

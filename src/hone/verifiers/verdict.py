@@ -26,8 +26,13 @@ def failed(error: BaseException | str) -> Score:
 
 
 def to_score(value: Any) -> Score:
-    """Accept what a verifier may return (a Score, a number or a bool) and turn anything else into an error."""
+    """Accept what a verifier may return (a Score, a number or a bool) and turn anything else into an error.
+
+    A numpy scalar (its bool is no number to Python) and an array or tensor without axes are the number they hold.
+    """
     if not isinstance(value, Score):
+        if getattr(value, "shape", None) == () and hasattr(value, "item"):
+            value = value.item()
         if not isinstance(value, Real):
             return failed(f"TypeError: a verifier returns a Score, a number or a bool, not {type(value).__name__}")
         value = Score(float(value))

@@ -27,7 +27,7 @@ class Shown:
 
 @settings
 class PolicyWriter:
-    """Writes with one of our samplers. A small model needs examples, and often the beginning of its reply.
+    """Writes with one of our samplers. A small model needs examples to write in the form that is asked for.
 
     Attributes:
         model: The policy that writes; None is the run's, as it is when it writes.
@@ -35,7 +35,6 @@ class PolicyWriter:
         sampling: How it writes.
         system: A system message for it.
         examples: Turns before the request.
-        opening: How its reply begins: it goes on from there, and the opening is part of the reply.
     """
 
     model: Policy | None = None
@@ -43,9 +42,9 @@ class PolicyWriter:
     sampling: SamplingParams = Field(default_factory=lambda: SamplingParams(max_tokens=1024))
     system: str | None = None
     examples: list[Shown] = Field(default_factory=list)
-    opening: str = ""
 
     _player: Any = field(default=None, init=False, repr=False, compare=False)
+    _loaded: bool = field(default=False, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if (self.model is None) != (self.sampler is None):
@@ -61,11 +60,8 @@ class PolicyWriter:
         return f"policy {self._player.fingerprint()}" if self._player is not None else "policy"
 
     def bind(self, player: Player) -> None:
-        """Load the model, if it is not the run's."""
-        self._player = player
-        if self.model is not None:
-            self.model.load(player.policy.device)
-            self.sampler.sync(self.model)
+        """Take the player; a model of its own is loaded when it first writes."""
+        self._player, self._loaded = player, False
 
     async def write(self, messages: Sequence[Message], *, seed: int) -> str:
         """One reply. What was cut off at the limit of tokens comes as it is.
@@ -75,16 +71,18 @@ class PolicyWriter:
         """
         if self._player is None:
             raise RuntimeError("writer policy: bind(player) comes first")
+        if self.model is not None and not self._loaded:
+            self.model.load(self._player.policy.device)
+            self.sampler.sync(self.model)
+            self._loaded = True
         sampler = self.sampler or self._player.sampler
-        context = [sampler.renderer.prompt([*self._before(), *messages])]
-        if self.opening:
-            context.append(sampler.renderer.reply(self.opening))
-        completion = await sampler.sample(context, replace(self.sampling, seed=seed))
+        context = sampler.renderer.prompt([*self._before(), *messages])
+        completion = await sampler.sample([context], replace(self.sampling, seed=seed))
         if completion.stop == "error":
             raise RuntimeError(f"{self.name}: sampling failed")
         if self.model is None:
             self._player.sampled += sum(map(len, completion.segments))
-        return self.opening + completion.text
+        return completion.text
 
     def _before(self) -> list[Message]:
         system = [{"role": "system", "content": self.system}] if self.system is not None else []
