@@ -496,6 +496,15 @@ def test_a_first_step_without_any_verdict_leaves_nothing(fit, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_bad_task_that_is_left_at_the_end_does_not_cost_the_run_its_end(fit):
+    def judge(task, trajectory):
+        return parts.low(task, trajectory) if task.id != "letter-2" else 1 / 0
+
+    run = fit(steps=9, tasks=Letters(limit=3), verifier=judge, eval={"end": {"tasks": Letters(), "items": 2}})
+    assert [row.get("verify/errors", 0) for row in run.metrics] == [0, 0, 3]
+    assert run.series("eval/end/accuracy")[0].tolist() == [0, 2]
+
+
 def test_one_verdict_is_enough_to_go_on(fit):
     assert fit(steps=1, prompts=2, verifier=parts.moody, verification={"workers": 1}).metrics[0]["verify/errors"] == 3
 

@@ -12,8 +12,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import hone
-
 INTERRUPTED, UNREAD = 130, 141
 """What a shell makes of SIGINT and of SIGPIPE."""
 
@@ -82,7 +80,8 @@ def _can_be_mended(error: Exception) -> bool:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("hone", description="Reinforcement learning post-training for language models.")
-    parser.add_argument("--version", action="version", version=f"hone {hone.__version__}")
+    package = sys.modules["hone"]  # is on no floor, and imported already
+    parser.add_argument("--version", action="version", version=f"hone {package.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, run, help: str, **argument: str) -> argparse.ArgumentParser:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -11,6 +10,7 @@ from weakref import WeakValueDictionary
 from hone import runtime
 from hone.collect import Collector
 from hone.seats import Environment, SamplingParams, TaskSource, Verifier
+from hone.synthesis.provenance import fingerprint
 from hone.types import Group, Task
 
 _bound: WeakValueDictionary[int, TaskSource] = WeakValueDictionary()
@@ -95,7 +95,7 @@ class Session:
         """A hash of the trainable weights as they are now, and of the model's name."""
         version = self.policy.version
         if self._fingerprint is None or self._fingerprint[0] != version:
-            self._fingerprint = version, _hash(getattr(self.policy, "path", ""), self.policy.state_dict())
+            self._fingerprint = version, fingerprint(getattr(self.policy, "path", ""), self.policy.state_dict())
         return self._fingerprint[1]
 
 
@@ -146,13 +146,3 @@ def _look_into(source: TaskSource, name: str) -> None:
             raise ValueError(f"{name}: the source has no tasks")
     finally:
         source.load_state_dict(cursor)
-
-
-def _hash(name: str, weights: Mapping[str, Any]) -> str:
-    import torch
-
-    digest = hashlib.blake2b(name.encode(), digest_size=16)
-    for key in sorted(weights):
-        digest.update(key.encode())
-        digest.update(weights[key].detach().cpu().contiguous().view(torch.uint8).numpy())
-    return digest.hexdigest()

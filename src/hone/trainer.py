@@ -113,7 +113,8 @@ class Trainer:
         groups, kept, seconds = self._collect()
         if not groups:
             return False
-        refuse_without_verdict(groups)
+        if self.state.step == 0 or len(groups) >= self.stage.prompts:  # a few left at the end may all be bad tasks
+            refuse_without_verdict(groups)
         metrics = described(groups, kept)
         if self.session.sampled > aside:
             metrics["tokens/aside"] = self.session.sampled - aside

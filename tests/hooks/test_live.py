@@ -74,6 +74,13 @@ def test_plain_lines_of_a_resumed_and_stopped_run(state: State, advance) -> None
     assert end.endswith(": reward fell")
 
 
+def test_a_resumed_run_tells_of_the_evaluation_that_it_made_up_for(state: State) -> None:
+    live = Live(console=pipe())
+    state.step, state.metrics = 3, {"eval/heldout/accuracy": 0.5}
+    live.on_start(state)
+    assert live.console.file.getvalue().splitlines()[1:] == ["step 3: heldout 0.5"]
+
+
 def test_a_long_path_stays_on_one_line(state: State) -> None:
     state.folder = Path("x" * 300)
     live = Live(console=pipe())

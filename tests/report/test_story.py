@@ -41,7 +41,7 @@ def test_it_tells_numbers_answers_and_places(told, tmp_path):
         "reward: 0.075 -> 0.975",
         "steps: 20 in 0:01:20",
         "",
-        "heldout: of 1 judged answers 1 got better and 0 worse. The 1 with the largest gain, not typical ones:",
+        "heldout: of 1 judged answers 1 got better and 0 worse; 1 with the largest gain, not typical ones:",
         "  'What is 3 + 4?' (answer: '7')",
         "    before: '= 12 end' -> 0",
         "    after:  '= 7 end' -> 1",
@@ -57,11 +57,16 @@ def test_an_older_run_shows_what_is_left_of_its_prompts(told):
     assert "  'system Answer. user What is 3 + 4?' (answer: '7')" in lines
 
 
+def test_where_nothing_got_better_no_gain_is_told_of(told):
+    lines = told({0: [row("a", "= 12", 0.5)], 20: [row("a", "= 7", 0.5)]})
+    assert "heldout: of 1 judged answers 0 got better and 0 worse; 1 of them:" in lines
+
+
 def test_what_was_played_aside_is_no_answer(told):
     first = [row("a", "one", 0.0), row("a", "aside", 1.0, sibling=None), row("b", "two", 0.0)]
     last = [row("a", "One", 1.0), row("b", "Two", 0.0)]
     lines = told({0: first, 20: last})
-    assert "heldout: of 2 judged answers 1 got better and 0 worse. The 2 with" in "\n".join(lines)
+    assert "heldout: of 2 judged answers 1 got better and 0 worse; 2 with" in "\n".join(lines)
     shown = [line.split("'")[1] for line in lines if "before" in line or "after" in line]
     assert shown == ["one end", "One end", "two end", "Two end"]
 
@@ -82,9 +87,7 @@ def test_what_gained_most_comes_first_and_it_is_said_how_many_there_are(told):
         row("odd", "O", 0.25),
     ]
     lines = told({0: first, 20: last}, samples=3)
-    assert (
-        "heldout: of 4 judged answers 2 got better and 1 worse. The 3 with the largest gain, not typical ones:" in lines
-    )
+    assert "heldout: of 4 judged answers 2 got better and 1 worse; 3 with the largest gain, not typical ones:" in lines
     shown = [line for line in lines if line.startswith("    ")]
     assert shown == [
         "    before: 'w end' -> 0", "    after:  'W end' -> 1",

@@ -36,10 +36,11 @@ def _samples(name: str, first: Evaluation, last: Evaluation, count: int) -> list
     best = sorted(range(len(pairs)), key=lambda i: -gains[i])[:count]
     if not best:
         return []
+    better, worse = sum(gain > 0 for gain in gains), sum(gain < 0 for gain in gains)
+    which = "with the largest gain, not typical ones" if better else "of them"
     lines = [
         "",
-        f"{name}: of {len(pairs)} judged answers {sum(gain > 0 for gain in gains)} got better and "
-        f"{sum(gain < 0 for gain in gains)} worse. The {len(best)} with the largest gain, not typical ones:",
+        f"{name}: of {len(pairs)} judged answers {better} got better and {worse} worse; {len(best)} {which}:",
     ]
     for before, after in (pairs[i] for i in best):
         lines += [
