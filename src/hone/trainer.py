@@ -113,7 +113,7 @@ class Trainer:
         groups, kept, seconds = self._collect()
         if not groups:
             return False
-        if self.state.step == 0 or len(groups) >= self.stage.prompts:  # a few left at the end may all be bad tasks
+        if self.state.step == 0 or len(groups) >= max(2, self.stage.prompts):  # one, or a few at the end, may be bad
             refuse_without_verdict(groups)
         metrics = described(groups, kept)
         if self.session.sampled > aside:

@@ -13,7 +13,9 @@ def test_the_run_ends_with_the_step_that_reaches_the_budget(tiny_model_path, tmp
 
     def config(name, *hooks, **changes):
         hooks = [LOG, {"budget": {"tokens": 61}}, *hooks]
-        return hone.Config(**parts.settings(tiny_model_path, tmp_path / name, steps=9, hooks=hooks, eval=heldout, **changes))
+        return hone.Config(
+            **parts.settings(tiny_model_path, tmp_path / name, steps=9, hooks=hooks, eval=heldout, **changes)
+        )
 
     run = hone.Trainer(config("whole")).fit()  # 2 groups of 3 answers of 5 tokens: 30 a step
     assert [row.get("tokens/total") for row in run.metrics] == [None, 30, 60, 90]

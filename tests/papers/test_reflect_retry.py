@@ -267,7 +267,14 @@ class TestTurns:
         sampler = Forcing(tiny_tokenizer, script())
         group = asyncio.run(ReflectRetry().play_group(TASK, 2, sampler=sampler, verify=exact, params=PARAMS))
         for trajectory in group:
-            assert names(trajectory) == ["prompt", *["attempt"] * 2, "ask", *["reflection"] * 2, "again", *["retry"] * 2]
+            assert names(trajectory) == [
+                "prompt",
+                *["attempt"] * 2,
+                "ask",
+                *["reflection"] * 2,
+                "again",
+                *["retry"] * 2,
+            ]
             assert [s.train for s in trajectory.segments] == [False] * 4 + [True] + [False] * 4
             assert trajectory.response == "sixW"
 
@@ -278,7 +285,9 @@ class TestTurns:
             reflection_tokens=11,
             blind=1,
         )
-        used = {name: [params for _, params in sampler.of(name)] for name in ("attempt", "reflection", "retry", "blind")}
+        used = {
+            name: [params for _, params in sampler.of(name)] for name in ("attempt", "reflection", "retry", "blind")
+        }
         assert {(p.temperature, p.max_tokens) for p in used["attempt"]} == {(0.2, 5)}
         assert {(p.temperature, p.top_p, p.max_tokens) for p in used["reflection"]} == {(1.0, 1.0, 11)}
         assert {(p.temperature, p.top_p) for p in used["retry"] + used["blind"]} == {(0.0, 0.9)}
@@ -306,7 +315,9 @@ async def nothing(task, trajectory):
 
 
 TOLD = [
-    Task("countdown", [{"role": "user", "content": "Make 77 of 58, 97, 3."}], {"target": 77}, {"solution": "(3*58)-97"}),
+    Task(
+        "countdown", [{"role": "user", "content": "Make 77 of 58, 97, 3."}], {"target": 77}, {"solution": "(3*58)-97"}
+    ),
     Task("call", [{"role": "user", "content": "f of 3?"}], [{"math.f3": {"n": [3]}}], {"hint": "use math.f3"}),
     Task("word", [{"role": "user", "content": "Where?"}], "Zanzibar"),
     Task("number", [{"role": "user", "content": "How many?"}], 4711),
@@ -356,7 +367,11 @@ class TestReward:
         assert [t.error for t in group] == ["KeyError: lost", None, None]
         assert group.metrics["reflect/retry"] == 0.5
         zscore([group])
-        assert [t.advantage for t in group] == [None, pytest.approx(0.5**0.5, abs=1e-5), pytest.approx(-(0.5**0.5), abs=1e-5)]
+        assert [t.advantage for t in group] == [
+            None,
+            pytest.approx(0.5**0.5, abs=1e-5),
+            pytest.approx(-(0.5**0.5), abs=1e-5),
+        ]
         [row] = collate.rows([group], shares_context=True, tokens=10**4)
         assert row.trajectories == [1, 2]
 
@@ -407,7 +422,9 @@ class TestBlindRetries:
         assert [t.reward for t in group.aside] == [1.0, 0.0, 0.0, 0.0]
         for context, _ in sampler.of("blind"):
             assert [segment.name for segment in context] == ["prompt", "attempt", "again"]
-            assert all(ours is shared for ours, shared in zip(context, group.trajectories[0].segments[:2], strict=False))
+            assert all(
+                ours is shared for ours, shared in zip(context, group.trajectories[0].segments[:2], strict=False)
+            )
             assert BLIND in context[-1].text
         assert not any(learns(trajectory) for trajectory in group.aside)
 
@@ -521,9 +538,10 @@ class TestLeaks:
         assert len(sampler.of("retry")) == (1 if leak == "block" else 2)
 
     def test_one_leak_in_several_rounds_is_one(self, play):
-        lines = {"reflection": ["four", "hm"], "retry": ["six", "four"]}
-        group, _, _ = play(n=1, rounds=2, leak="penalise", leak_penalty=0.25, lines=lines)
-        assert group.rewards == [0.75]
+        for reflections in (["four", "hm"], ["hm", "four"], ["four", "four"]):
+            lines = {"reflection": reflections, "retry": ["six", "four"]}
+            group, _, _ = play(n=1, rounds=2, leak="penalise", leak_penalty=0.25, lines=lines)
+            assert group.rewards == [0.75]
 
     @pytest.mark.parametrize(
         ("answer", "text", "known", "found"),

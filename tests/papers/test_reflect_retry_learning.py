@@ -105,9 +105,7 @@ def train(taught, tmp_path_factory):
             steps=72,
             prompts=TRAINED,
             siblings=32,
-            objective={
-                "policy_gradient": {"penalties": [{"kl_penalty": {"coefficient": 0.001, "estimator": "k2"}}]}
-            },
+            objective={"policy_gradient": {"penalties": [{"kl_penalty": {"coefficient": 0.001, "estimator": "k2"}}]}},
             optimizer={"lr": 6e-4, "eps": 1e-5, "warmup_steps": 10},
             checkpoint={"at_end": False},
         )

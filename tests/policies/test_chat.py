@@ -48,7 +48,8 @@ def test_a_template_that_edits_earlier_replies_does_not_edit_what_was_sampled(re
     """Reasoning models' templates cut the reasoning out of earlier replies; ours were sampled with it."""
     renderer.tokenizer.chat_template = (
         "{% for m in messages %}<|{{ m.role }}|>"
-        "{% if m.role == 'assistant' %}{{ m.content.split('</think>')[-1] | trim }}{% else %}{{ m.content }}{% endif %}<|end|>{% endfor %}<|assistant|>"
+        "{% if m.role == 'assistant' %}{{ m.content.split('</think>')[-1] | trim }}{% else %}{{ m.content }}{% endif %}"
+        "<|end|>{% endfor %}<|assistant|>"
     )
     prompt = renderer.prompt(QUESTION)
     attempt = renderer.reply("<think>hm</think> 4 ")

@@ -110,9 +110,7 @@ class TestMining:
 
     @staticmethod
     def _mine(path, tasks, batch, **settings):
-        source = Failures(
-            source=Tasks(tasks), store=str(path), attempts=16, stop_early=False, batch=batch, **settings
-        )
+        source = Failures(source=Tasks(tasks), store=str(path), attempts=16, stop_early=False, batch=batch, **settings)
         player = Player()
         source.bind(player)
         source.make(lambda line: None)

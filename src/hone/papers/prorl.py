@@ -152,6 +152,9 @@ class ProRL:
             self._check_names(state.metrics)
             self._see({"step": 0, **state.metrics})
             self._keep_best(state)
+        elif self._history and self._history[-1]["step"] == state.step:
+            # An evaluation of the last step that was cut short has been made up for.
+            self._history[-1] |= {name: float(v) for name, v in state.metrics.items() if _finite(v)}
         self._write(state)
 
     def on_step(self, state: State) -> None:
