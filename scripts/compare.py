@@ -28,6 +28,8 @@ CONFIG = "configs/compare.yaml"
 T95 = [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262]
 """Two-sided quantiles of Student's t, by degrees of freedom from 1."""
 SYSTEM = "Write the equation and its result. Example: 12 + 7 = 19"
+AGAIN = "Write the equation of the question again, with the right result."
+"""With the default prompts, so small a model does not succeed at a second attempt once in a hundred."""
 GYM = {"tasks": {"chain_sum": {"config": {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 2}}}}
 OBJECTIVE = "objective.policy_gradient"
 
@@ -36,7 +38,7 @@ def papers(seed: int, store: Path) -> dict[str, dict[str, Any]]:
     """The overrides that switch each paper on."""
     return {
         "reflect_retry": {"environment": {"reflect_retry": {
-            "system": SYSTEM, "reflection_tokens": 16, "retry_prompt": SYSTEM, "truncated_retry": "judge",
+            "system": SYSTEM, "reflection_tokens": 16, "retry_prompt": AGAIN, "truncated_retry": "judge",
         }}},
         "high_entropy": {f"{OBJECTIVE}.weights": ["high_entropy"]},
         "prorl": {

@@ -227,7 +227,8 @@ class TestTurns:
         ]
         text = tiny_tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
         whole = tuple(tiny_tokenizer(text, add_special_tokens=False)["input_ids"])
-        said = [sampler.renderer.reply(text).actions + ((END,) if end else ()) for text, end in zip(texts, ended)]
+        written = [sampler.renderer.reply(text).actions for text in texts]
+        said = [actions + (END,) * end for actions, end in zip(written, ended, strict=True)]
         for trajectory in group:
             assert tokens(trajectory.segments) == whole + said[2]
             assert learns(trajectory) == said[1]

@@ -1,9 +1,9 @@
 """The claim of Reflect, Retry, Reward in miniature: the reflection learns, and what is around it stays as it was.
 
-A small model is first taught the form of three turns. Asked for a letter, it tries x, y or z, which is never right. Asked
-why, it says one of eight capitals, any. Asked again, it says the digit that belongs to that capital, mostly; without
-a reflection it has nothing to go by. The right digit is that of the question. So only a reflection that names the
-right capital solves a task, and whoever trained the retry could do without one.
+A small model is first taught the form of three turns. Asked for a letter, it tries x, y or z, which is never right.
+Asked why, it says one of eight capitals, any. Asked again, it says the digit that belongs to that capital, mostly;
+without a reflection it has nothing to go by. The right digit is that of the question. So only a reflection that names
+the right capital solves a task, and whoever trained the retry could do without one.
 """
 
 import random

@@ -113,13 +113,37 @@ def test_the_ends_of_the_unit_interval(monkeypatch, u, first):
         assert first <= tokens.item() < first + 150
 
 
+def test_a_large_vocabulary_is_inverted_as_by_one_cumulative_sum():
+    torch.manual_seed(0)
+    logits = 4 * torch.randn(64, 50_257)  # the last block is not full
+    tokens, logprobs = draw(logits, Rules.stack([SamplingParams(seed=seed) for seed in range(64)], CPU), torch.arange(64))
+    probs = logits.double().softmax(-1)
+    above = probs.cumsum(-1).gather(-1, tokens[:, None])[:, 0]
+    below = above - probs.gather(-1, tokens[:, None])[:, 0]
+    u = uniform(torch.arange(64), torch.arange(64))
+    assert (below - 1e-6 < u).all()
+    assert (u < above + 1e-6).all()
+    exact = logits.double().log_softmax(-1).gather(-1, tokens[:, None])[:, 0]
+    torch.testing.assert_close(logprobs.double(), exact, atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("size", [1000, 49_152])
+def test_a_row_draws_the_same_alone_and_among_others(size):
+    torch.manual_seed(size)
+    logits, position = 3 * torch.randn(64, size), torch.arange(64)
+    params = [SamplingParams(seed=i, temperature=(0.0, 0.7, 1.0)[i % 3]) for i in range(64)]
+    tokens, logprobs = draw(logits, Rules.stack(params, CPU), position)
+    for i in range(64):
+        token, logprob = draw(logits[i : i + 1], Rules.stack(params[i : i + 1], CPU), position[i : i + 1])
+        assert (token.item(), logprob.item()) == (tokens[i].item(), logprobs[i].item())
+
+
 def test_a_number_on_the_border_of_two_blocks():
     for i in range(1000):
-        weights = (3 * torch.randn(1, 300, generator=torch.Generator().manual_seed(i))).exp()
+        weights = (3 * torch.randn(1, 3 * BLOCK, generator=torch.Generator().manual_seed(i))).exp()
         weights[0, BLOCK : BLOCK + 12] = 0
-        below = weights[:, :BLOCK].sum(-1, dtype=torch.float64)
-        total = below + weights[:, BLOCK : 2 * BLOCK].sum(-1, dtype=torch.float64)
-        total += weights[:, 2 * BLOCK :].sum(-1, dtype=torch.float64)
+        sums = weights.unflatten(1, (3, BLOCK)).sum(-1).double()
+        below, total = sums[:, 0], sums.sum(-1)
         for u in (below / total, torch.nextafter(below / total, torch.ones(1).double())):
             token = _invert(weights, u)[0].item()
             assert weights[0, token] > 0

@@ -374,9 +374,33 @@ def test_an_error_reaches_everybody_and_leaves_the_sampler_usable(at, sampler):
 
 def test_an_error_in_the_model_reaches_everybody(sampler):
     engine = sampler("gpt2", processors=[ban(END)])
-    requests = [(context(n), SamplingParams(max_tokens=20)) for n in (60, 3)]
+    with_words_it_lacks = Segment("prompt", "given", (1, 2, 261))
+    requests = [(prompt, SamplingParams(max_tokens=20)) for prompt in (context(9), with_words_it_lacks, context(3))]
     found = run(engine, *requests, return_exceptions=True)
-    assert all(isinstance(error, IndexError) for error in found)  # 64 positions are all it has
+    assert all(isinstance(error, IndexError) for error in found)
+    assert len(tokens(run(engine, requests[0])[0])) == 20
+
+
+@pytest.mark.parametrize(("kind", "limit"), [("gpt2", 64), ("llama", 512)])
+def test_what_may_outgrow_the_positions_is_refused(kind, limit, sampler):
+    engine = sampler(kind, processors=[ban(END)])
+    fits = context(limit - 20), SamplingParams(max_tokens=20)
+    too_much = context(limit - 20), SamplingParams(max_tokens=21)
+    too_long = context(limit), SamplingParams(max_tokens=1)
+    found = run(engine, too_much, fits, too_long, return_exceptions=True)  # its neighbours are not harmed
+    assert isinstance(found[0], ValueError)
+    assert str(found[0]) == (
+        f"sampler: a context of {limit - 20} tokens and sampling.max_tokens: 21 need {limit + 1} positions; the model "
+        f"has {limit} (max_position_embeddings in its config.json); set sampling.max_tokens to at most 20"
+    )
+    assert len(tokens(found[1])) == 20
+    assert str(found[2]).endswith("; shorten the context")
+
+
+def test_a_model_without_a_limit_of_positions_goes_on(sampler):
+    engine = sampler(processors=[ban(END)])
+    del engine._policy.text_config.max_position_embeddings
+    assert len(tokens(run(engine, (context(500), SamplingParams(max_tokens=20)))[0])) == 20
 
 
 def test_weights_gone_bad_are_told(sampler):

@@ -193,11 +193,11 @@ class TestTheStore:
             Failures(source=Tasks([replace(QUESTIONS[0], prompt=QUESTIONS[1].prompt)]), store=source.store),
         ):
             changed.bind(Player())
-            with pytest.raises(ValueError, match="'q/0' .* behind another prompt"):
+            with pytest.raises(ValueError, match=r"'q/0' .* behind another prompt"):
                 changed.make(lambda line: None)
-        with pytest.raises(ValueError, match="'q/0' .* behind another prompt"):  # in training, too
-            other = Failures(source=Tasks([]), store=source.store, environment=SingleTurn(system="Brief."))
-            other.bind(Player())
+        other = Failures(source=Tasks([]), store=source.store, environment=SingleTurn(system="Brief."))
+        other.bind(Player())
+        with pytest.raises(ValueError, match=r"'q/0' .* behind another prompt"):  # in training, too
             next(other)
 
     def test_what_does_not_change_the_attempts_may_change(self, mined):
@@ -327,6 +327,6 @@ class TestWithAModel:
         assert read(config().tasks) == before
         with pytest.raises(ValueError, match="behind another prompt"):
             make(config(environment={"reflect_retry": {"system": "Other."}}), "mine", print)
+        sampled = {"system": "Reply.", "attempt": {"temperature": 0.5, "max_tokens": 5}}
         with pytest.raises(ValueError, match="sampling was"):
-            sampled = {"system": "Reply.", "attempt": {"temperature": 0.5, "max_tokens": 5}}
             make(config(environment={"reflect_retry": sampled}), "mine", print)

@@ -98,8 +98,9 @@ def _invert(weights: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     total = passed[:, -1]
     target = (u * total)[:, None]
     block = _first_beyond(passed, target)
-    target = (target - (passed - sums).gather(1, block)).clamp(min=0)  # rounding may pass 0
     inside = blocks.gather(1, block[:, :, None].expand(-1, -1, BLOCK))[:, 0].double().cumsum(-1)
+    target = (target - (passed - sums).gather(1, block)).clamp(min=0)  # rounding may pass 0
+    target *= inside[:, -1:] / sums.gather(1, block)  # float32 and float64 do not sum it to the same
     return (block * BLOCK + _first_beyond(inside, target))[:, 0], total
 
 

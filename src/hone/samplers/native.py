@@ -83,12 +83,18 @@ class NativeSampler:
         self._policy = None
 
     async def sample(self, context: Sequence[Segment], params: SamplingParams) -> Completion:
-        """Continue ``context`` until a stop token, a stop string or ``max_tokens``."""
+        """Continue ``context`` until a stop token, a stop string or ``max_tokens``.
+
+        Raises:
+            ValueError: If the context is empty, or the model has too few positions for it and ``max_tokens`` more.
+            RuntimeError: Before ``sync``.
+        """
         actions = tuple(action for segment in context for action in segment.actions)
         if not actions:
             raise ValueError("sampler: the context is empty; there is nothing to continue")
         if self._policy is None:
             raise RuntimeError("sampler: there is no policy; call sync(policy) first")
+        self._check_room(len(actions), params.max_tokens)
         loop = asyncio.get_running_loop()
         if self._driver is None or self._driver.done() or self._driver.get_loop() is not loop:
             self._forget()  # what a loop that was stopped midway has left
@@ -96,6 +102,16 @@ class NativeSampler:
         request = Request(actions, params, loop.create_future(), self._policy.version)
         self._waiting.append(request)
         return await request.done  # whoever cancels this cancels the future, and the driver drops the request
+
+    def _check_room(self, context: int, most: int) -> None:
+        """Refuse what may outgrow the model: some fail there, and those with rotary positions go on to talk nonsense."""
+        limit = getattr(self._policy.text_config, "max_position_embeddings", None)
+        if limit and context + most > limit:
+            way = f"set sampling.max_tokens to at most {limit - context}" if context < limit else "shorten the context"
+            raise ValueError(
+                f"sampler: a context of {context} tokens and sampling.max_tokens: {most} need {context + most} positions; "
+                f"the model has {limit} (max_position_embeddings in its config.json); {way}"
+            )
 
     async def _drive(self) -> None:
         """Decode until nobody waits; an error goes to everybody who does."""
