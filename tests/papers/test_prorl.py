@@ -278,12 +278,22 @@ def test_a_resumed_run_decides_as_if_it_had_never_stopped(tmp_path_factory, rows
         part.go(hook, [row])
     part.state.policy, part.state.step, log, anchors, restarts = saved
     del part.log[log:], part.anchors[anchors:], part.restarts[restarts:]
+    part.state.metrics = {}  # another process
     hook = ProRL(**given)
     hook.load_state_dict(torch.load(folder / "hook.pt", weights_only=False))
     part.go(hook, rows[cut:])
     for name in ("resets", "anchors", "restarts", "record"):
         assert getattr(part, name) == getattr(whole, name)
     assert torch.equal(part.state.policy.weight, whole.state.policy.weight)
+
+
+def test_an_evaluation_that_was_made_up_for_is_seen(steps):
+    """Ctrl-C cut the evaluation of the last step short; the resumed run makes it before this hook starts."""
+    hook = ProRL(triggers=[SLOW])
+    steps.go(hook, [0.5, None])
+    steps.state.metrics = {ACCURACY: 0.9}
+    hook.on_start(steps.state)
+    assert hook._history[-1][ACCURACY] == 0.9
 
 
 @settings(deadline=None, max_examples=60)
