@@ -129,8 +129,10 @@ class TestMining:
             Failures(source=Tasks([]), store=str(tmp_path / "x")).make(print)
 
     def test_what_cannot_be_stored_is_named(self, mined):
+        player = Player()
         with pytest.raises(ValueError, match=r"'q/x' cannot be stored as JSON: .*set"):
-            mined(tasks=[task("p=0", name="q/x", odd={1, 2})])
+            mined(player, tasks=[task("p=0", name="q/x", odd={1, 2})])
+        assert player.plays == []
 
 
 class TestTheStore:
@@ -252,8 +254,10 @@ class TestTasks:
 
     def test_a_store_without_failures_is_refused(self, mined):
         source, _, _ = mined(tasks=QUESTIONS[4:])
-        with pytest.raises(ValueError, match="none of the 1 tasks"):
+        with pytest.raises(ValueError, match="has a failure to use"):
             next(source)
+        unbound = Failures(source=Tasks(QUESTIONS), store=source.store)
+        assert next(unbound) is QUESTIONS[0]  # so that mining can go on
 
 
 @pytest.mark.parametrize(

@@ -25,8 +25,8 @@ class Failures:
 
     ``hone mine`` attempts the tasks of the source and stores what failed; an interrupted run goes on where it was.
     Then the tasks come from the store alone: each with an attempt in its ``meta["attempt"]``, every one once in an
-    epoch, without end. The store is JSON Lines, a line a task, also for those that were always solved. Until there is
-    one, tasks are the source's in a dry run, and training is refused.
+    epoch, without end. The store is JSON Lines, a line a task, also for those that were always solved. While it holds
+    no failure, tasks are the source's in a dry run, and training is refused.
 
     Attempts are made as the environment of the run makes its first ones, for they must answer what is asked in
     training: a store of answers to anything else is refused. They stay those of the policy that made them, and as
@@ -115,13 +115,11 @@ class Failures:
         return self
 
     def __next__(self) -> Task:
-        if not Path(self.store).exists():
+        tasks = self._read()
+        if not tasks:
             if self._player is None:
                 return next(self.source)
-            raise FileNotFoundError(
-                f"tasks.failures: there is no {self.store}; first make it: `hone mine`, with this configuration"
-            )
-        tasks = self._read()
+            raise self._nothing()
         epoch, position = divmod(self._cursor, len(tasks))
         if self._order[0] != epoch:
             self._order = epoch, sorted(tasks, key=lambda task: key(self.seed, epoch, task.id))
@@ -145,10 +143,17 @@ class Failures:
                 for row in rows:
                     self._refuse_other_prompt(row, asked_again(row))
             used = [row for row in rows if row["failures"] and self.low <= pass_rate(row) < self.high]
-            if not used:
-                raise ValueError(f"tasks.failures: none of the {len(rows)} tasks in {self.store} has a failure to use")
             self._tasks, self._order = [task for row in used for task in with_failures(row)], (-1, [])
         return self._tasks
+
+    def _nothing(self) -> Exception:
+        """What is wrong with a store that has nothing to train on."""
+        if not Path(self.store).exists():
+            there = f"there is no {self.store}; first make it: `hone mine`, with this configuration"
+            return FileNotFoundError(f"tasks.failures: {there}")
+        return ValueError(
+            f"tasks.failures: no task in {self.store} has a failure to use; mine more, or widen low, high"
+        )
 
     def _open(self, path: Path, made: Row) -> dict[str, Row]:
         """The lines of the store by their tasks, without one that was torn."""
@@ -162,6 +167,8 @@ class Failures:
     def _attempt(self, tasks: Sequence[Task]) -> Iterator[Tally]:
         """Attempt tasks together; each is given back as soon as it needs no more attempts."""
         tallies = [Tally(task, self.success, self.keep) for task in tasks]
+        for tally in tallies:
+            tally.row("", {})  # raises for what cannot be stored, before it is paid for
         params = replace(self._player.sampling, seed=self.seed)
         for start in range(0, self.attempts, self.chunk):
             end = min(start + self.chunk, self.attempts)
