@@ -3,7 +3,8 @@
     python scripts/benchmark.py sampling [--dtype bfloat16] [--tokens 64] [--rounds 3]
     python scripts/benchmark.py head
 
-Prints Markdown rows for BENCHMARKS.md.
+Prints Markdown rows for BENCHMARKS.md. Sampling also prints the rates that its steps would have if they did nothing
+but copy the weights, or nothing but multiply by them.
 """
 
 import argparse
@@ -76,8 +77,35 @@ def sampling(dtype: str, tokens: int, rounds: int, sequences: int, preamble: int
     for name, values in rates.items():
         low, high = min(values), max(values)
         print(f"| {name} | {dtype} | {sequences} | {tokens} | {statistics.median(values):.0f} | {low:.0f}-{high:.0f} |")
+    for name, seconds in floors(policy, sequences).items():
+        print(f"| {name} | {dtype} | {sequences} | {tokens} | {sequences / seconds:.0f} | |")
     ratios = [ours / theirs for ours, theirs in zip(*rates.values(), strict=True)]
     print(f"ratio, median of {rounds} rounds: {statistics.median(ratios):.2f}")
+
+
+@torch.inference_mode()
+def floors(policy: CausalLM, sequences: int) -> dict[str, float]:
+    """Seconds that no decode step can do without: to read the weights, and to multiply by them."""
+    layers = [module for module in policy.model.modules() if isinstance(module, torch.nn.Linear)]
+    weights = [layer.weight for layer in layers]
+    inputs = {w.shape[1]: torch.randn(sequences, w.shape[1], dtype=w.dtype, device=w.device) for w in weights}
+    copies = [torch.empty_like(weight) for weight in weights]
+
+    def read() -> torch.Tensor:
+        return [copy.copy_(weight) for copy, weight in zip(copies, weights, strict=True)][-1]
+
+    def multiply() -> torch.Tensor:
+        return [layer(inputs[layer.in_features]) for layer in layers][-1]
+
+    found = {}
+    for name, work in (("weights copied, alone", read), ("matrix products, alone", multiply)):
+        times = []
+        for _ in range(10):
+            started = time.perf_counter()
+            work()[0, 0].item()  # waits for the device
+            times.append(time.perf_counter() - started)
+        found[name] = statistics.median(times[1:])
+    return found
 
 
 def head_memory(steps: int, chunked: bool) -> None:

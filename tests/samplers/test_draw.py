@@ -116,7 +116,9 @@ def test_the_ends_of_the_unit_interval(monkeypatch, u, first):
 def test_a_large_vocabulary_is_inverted_as_by_one_cumulative_sum():
     torch.manual_seed(0)
     logits = 4 * torch.randn(64, 50_257)  # the last block is not full
-    tokens, logprobs = draw(logits, Rules.stack([SamplingParams(seed=seed) for seed in range(64)], CPU), torch.arange(64))
+    tokens, logprobs = draw(
+        logits, Rules.stack([SamplingParams(seed=seed) for seed in range(64)], CPU), torch.arange(64)
+    )
     probs = logits.double().softmax(-1)
     above = probs.cumsum(-1).gather(-1, tokens[:, None])[:, 0]
     below = above - probs.gather(-1, tokens[:, None])[:, 0]

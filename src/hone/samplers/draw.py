@@ -63,9 +63,9 @@ def draw(logits: Tensor, rules: Rules, position: Tensor) -> tuple[Tensor, Tensor
     """
     temperature = torch.where(rules.temperature == 0, 1.0, rules.temperature)[:, None]
     rows, size = logits.shape
-    scaled = torch.full((rows, size + -size % BLOCK), -torch.inf, device=temperature.device)
-    scaled[:, :size] = logits
-    scaled.div_(temperature)  # in place from here on: [B, V] in float32 is large
+    scaled = temperature.new_empty(rows, size + -size % BLOCK)  # in place from here on: [B, V] in float32 is large
+    scaled[:, :size], scaled[:, size:] = logits, -torch.inf
+    scaled.div_(temperature)
     if rules.truncated:
         scaled = truncate(scaled, rules)
     highest = scaled.amax(-1, keepdim=True)

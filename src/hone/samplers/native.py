@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from pydantic import Field
 from torch import Tensor
-from transformers.cache_utils import DynamicCache
 
 from hone import masks
 from hone.samplers.draw import Rules, draw
-from hone.samplers.slots import GROW, Prefix, Slots
+from hone.samplers.prefill import Prefill, Prefix
+from hone.samplers.slots import GROW, Slots
 from hone.seats import Processor, SamplingParams, settings
 from hone.types import Completion, Segment, Stop
 
@@ -104,13 +104,13 @@ class NativeSampler:
         return await request.done  # whoever cancels this cancels the future, and the driver drops the request
 
     def _check_room(self, context: int, most: int) -> None:
-        """Refuse what may outgrow the model: some fail there, and those with rotary positions go on to talk nonsense."""
+        """Refuse what may outgrow the model: there some fail, and those with rotary positions go on in nonsense."""
         limit = getattr(self._policy.text_config, "max_position_embeddings", None)
         if limit and context + most > limit:
             way = f"set sampling.max_tokens to at most {limit - context}" if context < limit else "shorten the context"
             raise ValueError(
-                f"sampler: a context of {context} tokens and sampling.max_tokens: {most} need {context + most} positions; "
-                f"the model has {limit} (max_position_embeddings in its config.json); {way}"
+                f"sampler: a context of {context} tokens and sampling.max_tokens: {most} need {context + most} "
+                f"positions; the model has {limit} (max_position_embeddings in its config.json); {way}"
             )
 
     async def _drive(self) -> None:
@@ -216,11 +216,12 @@ class NativeSampler:
         first = len(self._running)
         self._running += entering  # at once, so that an error reaches them
         self._rules = None
-        self._prefill({request.context for request in entering} - self._prefixes.keys())
+        new = {request.context for request in entering} - self._prefixes.keys()
+        self._prefixes |= Prefill(self._policy, self._cache_keyword)(new, self.prefill_tokens)
         prefixes = [self._prefixes[request.context] for request in entering]
         if self._slots is None:
             count = min(self.max_sequences, len(entering) + len(self._waiting))
-            length = max(prefix.length for prefix in prefixes) + GROW
+            length = max(len(request.context) + min(request.params.max_tokens, GROW) for request in entering)
             self._slots = Slots(count, length, like=prefixes[0].layers)
         self._slots.ensure(len(self._running))
         for slot, prefix in enumerate(prefixes, start=first):
@@ -229,29 +230,3 @@ class NativeSampler:
         self._prefixes = {context: p for context, p in self._prefixes.items() if context in wanted}
         logits = torch.stack([prefix.logits for prefix in prefixes])
         self._extend(entering, logits, Rules.stack([r.params for r in entering], logits.device))
-
-    def _prefill(self, contexts: set[tuple[int, ...]]) -> None:
-        """Compute distinct contexts, those of similar length together."""
-        batch: list[tuple[int, ...]] = []
-        for context in sorted(contexts, key=lambda context: (len(context), context)):
-            if batch and len(context) * (len(batch) + 1) > self.prefill_tokens:
-                self._prefill_batch(batch)
-                batch = []
-            batch.append(context)
-        if batch:
-            self._prefill_batch(batch)
-
-    def _prefill_batch(self, contexts: list[tuple[int, ...]]) -> None:
-        device, width = self._policy.device, len(contexts[-1])
-        ids = torch.tensor([[*context, *[0] * (width - len(context))] for context in contexts], device=device)
-        cache = DynamicCache()
-        hidden = self._policy.backbone(
-            input_ids=ids,  # padding comes last, where a causal model does not look at it
-            position_ids=torch.arange(width, device=device).expand(len(contexts), -1),
-            use_cache=True,
-            **{self._cache_keyword: cache},
-        ).last_hidden_state
-        ends = torch.tensor([len(context) - 1 for context in contexts], device=device)
-        logits = self._policy.logits(hidden[torch.arange(len(contexts), device=device), ends])
-        for row, context in enumerate(contexts):
-            self._prefixes[context] = Prefix(cache, row, len(context), logits[row])

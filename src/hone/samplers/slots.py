@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from hone.samplers.prefill import Prefix
 
 GROW = 128
 
@@ -109,18 +111,3 @@ class Slots:
         for layer in self.cache.layers:
             for buffer in (layer.keys, layer.values):
                 buffer[target, :, :length] = buffer[source, :, :length]
-
-
-class Prefix:
-    """A context that was computed once, for all the sequences that continue it.
-
-    Attributes:
-        layers: Keys and values, each ``[heads, length, width]``.
-        logits: ``[V]`` for the step after the context.
-        length: Of the context.
-    """
-
-    def __init__(self, cache: DynamicCache, row: int, length: int, logits: Tensor) -> None:
-        self.layers = [(layer.keys[row, :, :length], layer.values[row, :, :length]) for layer in cache.layers]
-        self.logits = logits
-        self.length = length
