@@ -1,6 +1,6 @@
 """Compare GRPO with each of the four papers, and with all of them, at equal sampled tokens.
 
-    python scripts/compare.py [--seeds 3] [--tokens 10000] [--only grpo prorl ...] [key=value ...]
+    python scripts/compare.py [--seeds 3] [--tokens 12000] [--only grpo prorl ...] [key=value ...]
 
 Every run is `hone train configs/compare.yaml` with the overrides of its variant, in a process of its own; a run that
 is finished is not run again. All start from the same policy: SmolLM2-135M after a first run of plain GRPO, for as it
@@ -176,7 +176,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument(
-        "--tokens", type=int, default=10000, help="sampled tokens of each run, without those of synthesis"
+        "--tokens", type=int, default=12000, help="sampled tokens of each run, without those of synthesis"
     )
     parser.add_argument("--warm", type=int, default=6000, help="sampled tokens of the first run")
     parser.add_argument("--only", nargs="+", choices=variants, default=variants)
