@@ -296,6 +296,15 @@ class TestTurns:
         assert all(replace(params, seed=7) == PARAMS for _, params in plain.calls)
         assert [p.seed for _, p in plain.calls] == [p.seed for _, p in sampler.calls]
 
+    @pytest.mark.parametrize(
+        "options",
+        [*OPTIONS[:2], {"rounds": 3}, {"attempt": {"max_tokens": 5}, "retry": {"max_tokens": 9}, "reflection_tokens": 2}],
+    )
+    def test_the_most_that_it_can_cost_is_what_it_may_sample_where_all_fails(self, play, options):
+        _, sampler, _ = play(n=3, **options)
+        most = ReflectRetry(**options).most_tokens(3, PARAMS)
+        assert most == sum(params.max_tokens for _, params in sampler.calls)
+
     def test_no_two_draws_share_their_noise_and_none_depends_on_how_many_there_are(self, play):
         def seeds(**settings):
             _, sampler, _ = play(verify=nothing, **settings)

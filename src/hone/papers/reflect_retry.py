@@ -135,6 +135,12 @@ class ReflectRetry(Asking):
         """An environment that makes first attempts as this one does, and nothing else."""
         return FirstAttempts(self)
 
+    def most_tokens(self, n: int, params: SamplingParams) -> int:
+        """The most that a group of ``n`` siblings may sample: that is, if its first attempt fails and all else too."""
+        attempt, retry = ((own or params).max_tokens for own in (self.attempt, self.retry))
+        reflection = self.reflection_tokens or params.max_tokens
+        return attempt + n * self.rounds * (reflection + self.retries * retry) + self.blind * retry
+
     async def play_group(
         self, task: Task, n: int, *, sampler: Sampler, verify: Verify, params: SamplingParams
     ) -> Group:
