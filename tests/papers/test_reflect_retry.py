@@ -298,7 +298,11 @@ class TestTurns:
 
     @pytest.mark.parametrize(
         "options",
-        [*OPTIONS[:2], {"rounds": 3}, {"attempt": {"max_tokens": 5}, "retry": {"max_tokens": 9}, "reflection_tokens": 2}],
+        [
+            *OPTIONS[:2],
+            {"rounds": 3},
+            {"attempt": {"max_tokens": 5}, "retry": {"max_tokens": 9}, "reflection_tokens": 2},
+        ],
     )
     def test_the_most_that_it_can_cost_is_what_it_may_sample_where_all_fails(self, play, options):
         _, sampler, _ = play(n=3, **options)
