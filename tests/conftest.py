@@ -3,6 +3,7 @@
 Nothing heavy is imported before a test asks for it: the tests of verifiers must stay free of torch.
 """
 
+import copy
 import random
 import sys
 from dataclasses import replace
@@ -137,11 +138,12 @@ def score_groups():
     """``score_groups(policy, groups, ...) -> [[logprob, ...], ...]``: by trajectory, through rows and micro-batches."""
     from hone import collate
 
-    def score(policy, groups, *, shares_context=None, tokens=10**6, temperature=1.0, read="logprobs"):
-        shared = policy.shares_context if shares_context is None else shares_context
+    def score(policy, groups, *, shares_context=None, packs=None, tokens=10**6, temperature=1.0, read="logprobs"):
+        policy = copy.copy(policy)
+        policy.share_context = policy.share_context if shares_context is None else shares_context
+        policy.packs = policy.packs if packs is None else packs
         found = {}
-        for rows in collate.micro_batches(collate.rows(groups, shares_context=shared, tokens=tokens), tokens):
-            batch = collate.batch(rows, policy.encode, temperature=temperature)
+        for batch in collate.batches(groups, policy, tokens=tokens, temperature=temperature):
             found |= collate.spread(getattr(policy.score(batch), read), batch)
         return [found[i] for i in sorted(found)]
 

@@ -9,16 +9,17 @@ from hypothesis import strategies as st
 
 from hone import collate
 from hone.policies import layout
-from hone.types import Group, Segment, Task, Trajectory
+from hone.types import Branch, Group, Row, Segment, Task, Trajectory
 
 
 def encode(rows):
     return layout.encode(rows, torch.device("cpu"))
 
 
-def batches(groups, *, shares_context, tokens):
-    rows = collate.rows(groups, shares_context=shares_context, tokens=tokens)
-    return [collate.batch(some, encode, temperature=1.0) for some in collate.micro_batches(rows, tokens)]
+def batches(groups, *, tokens, **how):
+    rows = collate.rows(groups, tokens=tokens, **how)
+    packs = how.get("packs", False)
+    return [collate.batch(some, encode, temperature=1.0) for some in collate.micro_batches(rows, tokens, packs=packs)]
 
 
 @st.composite
@@ -53,6 +54,7 @@ def group(draw, number):
     return Group(task, trajectories)
 
 
+ways = st.fixed_dictionaries({"shares_context": st.booleans(), "packs": st.booleans()})
 many_groups = st.integers(0, 4).flatmap(lambda n: st.tuples(*(group(i) for i in range(n)))).map(list)
 
 
@@ -73,10 +75,10 @@ def path(batch, row, step):
 
 
 @settings(max_examples=150, deadline=None)
-@given(groups=many_groups, shares_context=st.booleans(), tokens=st.sampled_from([1, 8, 20, 60, 1000]))
-def test_every_trained_step_is_there_once_and_as_it_was(groups, shares_context, tokens):
+@given(groups=many_groups, how=ways, tokens=st.sampled_from([1, 8, 20, 60, 1000]))
+def test_every_trained_step_is_there_once_and_as_it_was(groups, how, tokens):
     fields = {"advantages": {}, "sampled_logprobs": {}, "reference_logprobs": {}, "group": {}, "ids": {}}
-    for batch in batches(groups, shares_context=shares_context, tokens=tokens):
+    for batch in batches(groups, **how, tokens=tokens):
         for name, found in fields.items():
             values = batch.inputs["input_ids"] if name == "ids" else getattr(batch, name)
             spread = collate.spread(values, batch)
@@ -108,17 +110,47 @@ def test_every_trained_step_is_there_once_and_as_it_was(groups, shares_context, 
 
 
 @settings(max_examples=100, deadline=None)
-@given(groups=many_groups, shares_context=st.booleans(), tokens=st.sampled_from([1, 8, 20, 60, 1000]))
-def test_the_budget_is_kept_and_nothing_follows_the_last_trained_step(groups, shares_context, tokens):
-    rows = collate.rows(groups, shares_context=shares_context, tokens=tokens)
+@given(groups=many_groups, how=ways, tokens=st.sampled_from([1, 8, 20, 60, 1000]))
+def test_the_budget_is_kept_and_nothing_follows_the_last_trained_step(groups, how, tokens):
+    rows = collate.rows(groups, **how, tokens=tokens)
     for row in rows:
-        assert len(row.branches) == 1 or (shares_context and len(row) <= tokens)
-        assert len(row.branches) == len(row.trajectories) == len(row.advantages)
-        assert all(branch[-1].train and len(branch[-1]) for branch in row.branches)
-    micro = collate.micro_batches(rows, tokens)
+        leaves = [branch for branch in row.branches if branch.trajectory >= 0]
+        assert len(leaves) == 1 or len(row) <= tokens
+        assert how["packs"] or len({branch.group for branch in row.branches}) == 1
+        assert how["packs"] or how["shares_context"] or len(row.branches) == 1
+        assert all(leaf.segments[-1].train and len(leaf.segments[-1]) for leaf in leaves)
+        parents = {branch.parent for branch in row.branches}
+        for i, branch in enumerate(row.branches):
+            assert branch.parent < i
+            assert (branch.trajectory >= 0) == (i not in parents)  # what is shared ends nothing, and trains nothing
+            assert branch.trajectory >= 0 or not any(segment.train for segment in branch.segments)
+    micro = collate.micro_batches(rows, tokens, packs=how["packs"])
     assert Counter(map(id, rows)) == Counter(id(row) for some in micro for row in some)
     for some in micro:
         assert len(some) == 1 or len(some) * max(map(len, some)) <= tokens
+
+
+@settings(max_examples=100, deadline=None)
+@given(groups=many_groups)
+def test_what_trajectories_begin_with_alike_is_there_once(groups):
+    [*rows] = collate.rows(groups, shares_context=True, packs=True, tokens=10**6)
+    assert len(rows) == bool(learnt(groups))
+    beginnings = {
+        (id(g), tuple(before)) for g in groups for t in learnt([g]).values() for before in untrained_beginnings(t)
+    }
+    behind = sum(len(t.segments) - len(untrained_beginnings(t)) for t in map(cut, learnt(groups).values()))
+    assert sum(len(b.segments) for row in rows for b in row.branches) == len(beginnings) + behind
+
+
+def cut(trajectory):
+    return Trajectory(trajectory.task, collate._until_last_trained(trajectory.segments))
+
+
+def untrained_beginnings(trajectory):
+    """Every run of segments from the first on that ends before the first trained one."""
+    segments = cut(trajectory).segments
+    first = next(i for i, s in enumerate(segments) if s.train)
+    return [segments[: i + 1] for i in range(first)]
 
 
 @settings(max_examples=50, deadline=None)
@@ -160,13 +192,13 @@ def test_rows_by_hand():
         Trajectory(task, [prompt, trained(10)], reward=None, error="no verdict"),
     ]
     (row,) = collate.rows([Group(task, siblings)], shares_context=True, tokens=100)
-    assert row.context == [prompt]
-    assert row.branches == [[trained(3, 4)], [trained(5), given_(6), trained(7)]]
-    assert (row.trajectories, row.group, row.advantages, len(row)) == ([0, 1], 0, [0.5, -0.5], 7)
+    first, second = [trained(3, 4)], [trained(5), given_(6), trained(7)]
+    assert row == Row([Branch([prompt]), Branch(first, 0, 0, 0, 0.5), Branch(second, 0, 1, 0, -0.5)])
+    assert len(row) == 7
     apart = collate.rows([Group(task, siblings)], shares_context=False, tokens=100)
-    assert [(r.context, r.branches, r.trajectories) for r in apart] == [
-        ([prompt], [row.branches[0]], [0]),
-        ([prompt], [row.branches[1]], [1]),
+    assert apart == [
+        Row([Branch([prompt, *first], -1, 0, 0, 0.5)]),
+        Row([Branch([prompt, *second], -1, 1, 0, -0.5)]),
     ]
     batch = collate.batch([row], encode, temperature=0.7)
     assert batch.temperature == 0.7
@@ -180,7 +212,34 @@ def test_a_row_holds_no_more_siblings_than_the_budget():
     siblings = [Trajectory(task, [prompt, trained(*range(10))], reward=1.0, advantage=1.0) for _ in range(8)]
     for tokens, fit in [(1, 1), (69, 1), (70, 2), (90, 4), (129, 4), (130, 8)]:
         rows = collate.rows([Group(task, siblings)], shares_context=True, tokens=tokens)
-        assert max(len(row.branches) for row in rows) == fit
+        assert max(sum(branch.trajectory >= 0 for branch in row.branches) for row in rows) == fit
+
+
+def test_turns_that_agree_are_shared_as_far_as_they_do():
+    task, prompt, turn, other = Task("t", []), given_(1, 2), given_(3), given_(4, 4)
+    told = [[turn, trained(5)], [other, trained(6)], [turn, given_(7), trained(8)], [trained(9)]]
+    siblings = [Trajectory(task, [prompt, *more], reward=1.0, advantage=float(i)) for i, more in enumerate(told)]
+    (row,) = collate.rows([Group(task, siblings)], shares_context=True, packs=True, tokens=100)
+    assert row.branches == [
+        Branch([prompt]),
+        Branch([turn], 0),
+        Branch([trained(5)], 1, 0, 0, 0.0),
+        Branch([given_(7), trained(8)], 1, 2, 0, 2.0),
+        Branch([other, trained(6)], 0, 1, 0, 1.0),
+        Branch([trained(9)], 0, 3, 0, 3.0),
+    ]
+    inputs = encode([row])
+    assert inputs["input_ids"].tolist() == [[1, 2, 3, 5, 7, 8, 4, 4, 6, 9]]
+    assert inputs["position_ids"].tolist() == [[0, 1, 2, 3, 3, 4, 2, 3, 4, 2]]
+    assert inputs["previous"].tolist() == [[-1, 0, 1, 2, 2, 4, 1, 6, 7, 1]]
+    assert inputs["end"].tolist() == [[10, 10, 6, 4, 6, 6, 9, 9, 9, 10]]
+
+
+def test_groups_are_packed_into_as_few_rows_as_it_takes():
+    groups = [g for n in (1, 9, 2, 8, 3, 7) for g in one(given_(0), trained(*range(n)))]
+    rows = collate.rows(groups, shares_context=True, packs=True, tokens=12)
+    assert [[len(branch) for branch in row.branches] for row in rows] == [[10, 2], [9, 3], [8, 4]]
+    assert collate.micro_batches(rows, 12, packs=True) == [[row] for row in rows]
 
 
 def test_long_siblings_get_rows_of_their_own():
@@ -208,7 +267,7 @@ def test_without_a_trained_or_judged_trajectory_there_is_nothing():
 
 def test_empty_segments_leave_no_trace():
     (row,) = collate.rows(one(given_(1), trained(2), given_(3, 4), trained()), shares_context=True, tokens=9)
-    assert row.branches == [[trained(2)]]
+    assert row.branches == [Branch([given_(1), trained(2)], -1, 0, 0, 1.0)]
 
 
 def test_a_withdrawn_sibling_is_no_context_of_the_others():
@@ -216,7 +275,7 @@ def test_a_withdrawn_sibling_is_no_context_of_the_others():
     siblings = [Trajectory(task, [prompt, reply], reward=r, advantage=1.0) for r in (1.0, 1.0)]
     siblings[0].withdraw()
     (row,) = collate.rows([Group(task, siblings)], shares_context=True, tokens=9)
-    assert (row.context, row.branches, row.trajectories) == ([prompt], [[reply]], [1])
+    assert row.branches == [Branch([prompt, reply], -1, 1, 0, 1.0)]
 
 
 def test_steps_without_log_probabilities_are_not_taken_for_certain():

@@ -1,64 +1,53 @@
 """Groups to rows to micro-batches.
 
-A row holds one context and several trajectories that continue it, so that a context is computed once for its
-siblings; nothing behind a trajectory's last trained step is computed at all.
+What trajectories of a group begin with alike stands in a row once, however often they part (a prefix tree); nothing
+behind a trajectory's last trained step is there at all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from math import ceil
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from hone.seats import Row
-from hone.types import Batch, Group, Segment
+from hone.seats import Policy
+from hone.types import Batch, Branch, Group, Row, Segment
 
 KNEE = 4096
 """Steps of a row at which its attention, masked pairs included, costs as much as its matrix products. That is about
 6 x width for a transformer; this is the number of models between 0.1B and 1B, and the choice is flat around it."""
 
 
-def rows(groups: Sequence[Group], *, shares_context: bool, tokens: int) -> list[Row]:
+def rows(groups: Sequence[Group], *, shares_context: bool, packs: bool = False, tokens: int) -> list[Row]:
     """Lay the trained trajectories of an update out in rows.
 
     Args:
         groups: Of one update; the position of a group and of a trajectory (counted through) become their ids.
-        shares_context: Whether a row may hold more than one trajectory.
-        tokens: Most steps of a row that does.
+        shares_context: Whether a row may hold more than one trajectory of a group.
+        packs: Whether it may hold several groups, at no other cost than that of their steps.
+        tokens: Most steps of a row that holds more than one trajectory.
 
     Raises:
         ValueError: If the first step of a trajectory is to be trained: nothing precedes it.
     """
-    laid: list[Row] = []
+    trees: list[list[Branch]] = []
     first = 0
-    for g, group in enumerate(groups):
-        context = group.context
-        start = sum(map(len, context))
+    for number, group in enumerate(groups):
         members = [
-            (first + i, trajectory)
-            for i, trajectory in enumerate(group)
-            if trajectory.trained and trajectory.reward is not None
+            Branch(_until_last_trained(t.segments), -1, first + i, number, t.advantage or 0.0)
+            for i, t in enumerate(group)
+            if t.trained and t.reward is not None
         ]
         first += len(group)
-        branches = [_until_last_trained(trajectory.segments[len(context) :]) for _, trajectory in members]
-        if not start and any(branch[0].train for branch in branches):
+        if any(member.segments[0].train for member in members):
             raise ValueError(f"task {group.task.id!r}: the first step of a trajectory cannot be trained")
-        fits = _siblings_per_row(start, [sum(map(len, b)) for b in branches], tokens) if shares_context else 1
-        for at in range(0, len(members), fits):
-            chosen = slice(at, at + fits)
-            laid.append(
-                Row(
-                    context=context,
-                    branches=branches[chosen],
-                    trajectories=[index for index, _ in members[chosen]],
-                    group=g,
-                    advantages=[trajectory.advantage or 0.0 for _, trajectory in members[chosen]],
-                )
-            )
-    return laid
+        if shares_context:
+            trees += _trees(members, tokens, masked=not packs)
+        else:
+            trees += [[member] for member in members]
+    return _packed(trees, tokens) if packs else [Row(tree) for tree in trees]
 
 
 def _until_last_trained(segments: Sequence[Segment]) -> list[Segment]:
@@ -69,19 +58,97 @@ def _until_last_trained(segments: Sequence[Segment]) -> list[Segment]:
     return kept
 
 
-def _siblings_per_row(context: int, lengths: Sequence[int], tokens: int) -> int:
-    """The number of siblings to a row that costs least: fewer contexts against more masked attention."""
+def _trees(members: Sequence[Branch], tokens: int, *, masked: bool) -> list[list[Branch]]:
+    """The prefix trees of a group: one, or those of its halves where that is too long, or costs more."""
+    whole = _tree(members)
+    if len(members) < 2:
+        return [whole] if members else []
+    half = len(members) // 2
+    halves = _tree(members[:half]), _tree(members[half:])
+    if _steps(whole) <= tokens and not (masked and sum(map(_cost, halves)) < _cost(whole)):
+        return [whole]
+    return [tree for part in (members[:half], members[half:]) for tree in _trees(part, tokens, masked=masked)]
 
-    def cost(siblings: int) -> float:
-        steps = context + siblings * sum(lengths) / len(lengths)
-        return ceil(len(lengths) / siblings) * steps * (1 + steps / KNEE)
 
-    fit = (n for n in range(1, len(lengths) + 1) if n == 1 or context + n * max(lengths) <= tokens)
-    return min(fit, key=cost, default=1)
+def _cost(tree: Sequence[Branch]) -> float:
+    """Of a row of its own whose attention goes over all pairs, also those that a mask then drops."""
+    return _steps(tree) * (1 + _steps(tree) / KNEE)
 
 
-def micro_batches(laid: Sequence[Row], tokens: int) -> list[list[Row]]:
-    """Put rows of similar length together, at most ``tokens`` steps with padding, but always one row."""
+def _steps(tree: Sequence[Branch]) -> int:
+    return sum(map(len, tree))
+
+
+def _tree(members: Sequence[Branch]) -> list[Branch]:
+    """Trajectories as branches of what they have in common; those that part no further come last."""
+    tree: list[Branch] = []
+
+    def grow(members: Sequence[Branch], at: int, parent: int) -> None:
+        if len(members) == 1:
+            [own] = members
+            tree.append(Branch(own.segments[at:], parent, own.trajectory, own.group, own.advantage))
+            return
+        shared = _shared(members, at)
+        if shared > at:
+            tree.append(Branch(members[0].segments[at:shared], parent, group=members[0].group))
+            parent = len(tree) - 1
+        for alike in sorted(_parted(members, shared), key=len, reverse=True):
+            grow(alike, shared, parent)
+
+    if members:
+        grow(members, 0, -1)
+    return tree
+
+
+def _shared(members: Sequence[Branch], at: int) -> int:
+    """Up to which segment all go on alike, untrained. They all end in a trained one, so none of them ends there."""
+    first = members[0].segments
+    while not first[at].train and all(_same(first[at], other.segments[at]) for other in members[1:]):
+        at += 1
+    return at
+
+
+def _parted(members: Sequence[Branch], at: int) -> list[list[Branch]]:
+    """The members by the segment with which they go on; a trained one is nobody else's."""
+    parts: list[list[Branch]] = []
+    for member in members:
+        own = member.segments[at]
+        known = next((p for p in parts if not own.train and _same(p[0].segments[at], own)), None)
+        if known is None:
+            parts.append([member])
+        else:
+            known.append(member)
+    return parts
+
+
+def _same(one: Segment, other: Segment) -> bool:
+    return one is other or one == other
+
+
+def _packed(trees: Sequence[list[Branch]], tokens: int) -> list[Row]:
+    """Trees in as few rows as it takes, the longest first, each where there is room."""
+    laid: list[Row] = []
+    for tree in sorted(trees, key=_steps, reverse=True):
+        row = next((row for row in laid if len(row) + _steps(tree) <= tokens), None)
+        if row is None:
+            laid.append(row := Row([]))
+        start = len(row.branches)
+        for branch in tree:
+            branch.parent += start if branch.parent >= 0 else 0
+            row.branches.append(branch)
+    return laid
+
+
+def micro_batches(laid: Sequence[Row], tokens: int, *, packs: bool = False) -> list[list[Row]]:
+    """Put rows of similar length together, at most ``tokens`` steps with padding, but always one row.
+
+    Args:
+        laid: By :func:`rows`.
+        tokens: Most steps of a micro-batch.
+        packs: Whether rows are packed as they are; then each is a micro-batch.
+    """
+    if packs:
+        return [[row] for row in laid]
     batches: list[list[Row]] = []
     for row in sorted(laid, key=len, reverse=True):
         if batches and len(batches[-1][0]) * (len(batches[-1]) + 1) <= tokens:
@@ -89,6 +156,13 @@ def micro_batches(laid: Sequence[Row], tokens: int) -> list[list[Row]]:
         else:
             batches.append([row])
     return batches
+
+
+def batches(groups: Sequence[Group], policy: Policy, *, tokens: int, temperature: float) -> list[Batch]:
+    """The micro-batches of groups, laid out as the policy can take them, of at most ``tokens`` steps."""
+    laid = rows(groups, shares_context=policy.shares_context, packs=policy.packs, tokens=tokens)
+    micro = micro_batches(laid, tokens, packs=policy.packs)
+    return [batch(some, policy.encode, temperature=temperature) for some in micro]
 
 
 def batch(laid: Sequence[Row], encode: Callable[[Sequence[Row]], Mapping[str, Any]], *, temperature: float) -> Batch:
@@ -103,10 +177,10 @@ def batch(laid: Sequence[Row], encode: Callable[[Sequence[Row]], Mapping[str, An
         for at, segment, branch in _trained(row):
             steps = slice(at, at + len(segment))
             fields["mask"][b, steps] = 1
-            fields["advantages"][b, steps] = row.advantages[branch]
+            fields["advantages"][b, steps] = branch.advantage
             fields["sampled"][b, steps] = _per_step(segment, segment.logprobs)
-            ids["trajectory"][b, steps] = row.trajectories[branch]
-            ids["group"][b, steps] = row.group
+            ids["trajectory"][b, steps] = branch.trajectory
+            ids["group"][b, steps] = branch.group
             fields["reference"][b, steps] = _per_step(segment, segment.reference_logprobs)
             has_reference |= bool(segment.reference_logprobs)
     fields = {name: value.to(device) for name, value in fields.items()}
@@ -130,11 +204,11 @@ def _per_step(segment: Segment, values: Sequence[float]) -> Tensor:
     return torch.tensor(values or [torch.nan] * len(segment))
 
 
-def _trained(row: Row) -> Iterator[tuple[int, Segment, int]]:
+def _trained(row: Row) -> Iterator[tuple[int, Segment, Branch]]:
     """Where in the row each trained segment starts, and the branch that it belongs to."""
-    at = sum(map(len, row.context))
-    for branch, segments in enumerate(row.branches):
-        for segment in segments:
+    at = 0
+    for branch in row.branches:
+        for segment in branch.segments:
             if segment.train:
                 yield at, segment, branch
             at += len(segment)

@@ -140,12 +140,7 @@ class Learner:
         return [batches for a, b in pairwise(cuts) if (batches := self._batches(groups[a:b]))]
 
     def _batches(self, groups: Sequence[Group]) -> list[Batch]:
-        tokens = self.settings.tokens
-        laid = collate.rows(groups, shares_context=self.policy.shares_context, tokens=tokens)
-        return [
-            collate.batch(rows, self.policy.encode, temperature=self.temperature)
-            for rows in collate.micro_batches(laid, tokens)
-        ]
+        return collate.batches(groups, self.policy, tokens=self.settings.tokens, temperature=self.temperature)
 
     @torch.no_grad()
     def _score(self, batch: Batch) -> torch.Tensor:

@@ -9,24 +9,24 @@ from torch import Tensor
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 
+TREE = "hone_tree"
+"""Name, among transformers' implementations of attention, of the one in :mod:`hone.policies.tree`."""
 
-def tree(branch: Tensor) -> Tensor:
-    """The mask of rows that hold a context and independent branches behind it.
 
-    A step sees the context before it and its own branch before it; a padded step sees itself, so that no softmax is
-    empty.
+def tree(end: Tensor) -> Tensor:
+    """The mask of rows that hold prefix trees, each branch right behind what it continues.
+
+    A step sees those before it that it continues; a padded step sees itself, so that no softmax is empty.
 
     Args:
-        branch: ``[B, T]`` int64: 0 for the context, 1, 2, ... for the branches, -1 for padding.
+        end: ``[B, T]`` int64: behind the last step of the row that continues each step; 0 in the padding.
 
     Returns:
         ``[B, T, T]`` bool, queries by keys.
     """
-    query, key = branch[:, :, None], branch[:, None, :]
-    steps = torch.arange(branch.shape[1], device=branch.device)
+    steps = torch.arange(end.shape[1], device=end.device)
     before = steps[None, :] <= steps[:, None]
-    allowed = before & ((key == 0) | (key == query)) & (query >= 0) & (key >= 0)
-    return allowed | torch.eye(len(steps), dtype=torch.bool, device=branch.device)
+    return (before & (steps[:, None] < end[:, None, :])) | torch.eye(len(steps), dtype=torch.bool, device=end.device)
 
 
 def by_layer(config: Any, allowed: Tensor, queries: Tensor, keys: Tensor) -> Tensor | dict[str, Tensor]:
@@ -59,6 +59,6 @@ def by_layer(config: Any, allowed: Tensor, queries: Tensor, keys: Tensor) -> Ten
 
 
 def _form(config: Any, allowed: Tensor) -> Tensor:
-    if config._attn_implementation == "sdpa":
+    if config._attn_implementation in ("sdpa", TREE):
         return allowed
     return torch.zeros(allowed.shape, device=allowed.device).masked_fill(~allowed, torch.finfo(torch.float32).min)

@@ -139,15 +139,17 @@ class Environment(Protocol):
 class Policy(Protocol):
     """A model that can say how likely its steps were.
 
-    ``encode`` lays rows out as tensors: the steps of a row follow each other as context, branch 0, branch 1, ...,
-    padded at the end to ``[B, T]``. ``score`` gives log-probabilities and entropies of the batch's masked steps.
-    ``shares_context`` says whether a row may hold more than one branch. ``advance`` is called after each optimiser
+    ``encode`` lays rows out as tensors: the steps of a row follow each other branch by branch, padded at the end to
+    ``[B, T]``. ``score`` gives log-probabilities and entropies of the batch's masked steps. ``shares_context`` says
+    whether a row may hold more than one branch; ``packs``, whether several groups stand in a row at no other cost than
+    that of their steps, and then rows come to ``encode`` one at a time. ``advance`` is called after each optimiser
     step: the updated ``parameters`` take effect and ``version`` counts one up. ``frozen_copy`` is the reference.
     """
 
     renderer: Renderer
     version: int
     shares_context: bool
+    packs: bool
     device: torch.device
 
     def load(self, device: torch.device) -> None: ...

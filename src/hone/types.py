@@ -193,38 +193,42 @@ class Group:
         """The rewards of the judged trajectories, in order."""
         return [t.reward for t in self.trajectories if t.reward is not None]
 
-    @property
-    def context(self) -> list[Segment]:
-        """The leading untrained segments that every trajectory shares."""
-        shared: list[Segment] = []
-        for aligned in zip(*(t.segments for t in self.trajectories), strict=False):
-            first = aligned[0]
-            if first.train or any(other is not first and other != first for other in aligned[1:]):
-                break
-            shared.append(first)
-        return shared
+
+@dataclass
+class Branch:
+    """Steps of a row that go on where another branch of it ends, or begin.
+
+    Attributes:
+        segments: Its own steps.
+        parent: Place in the row of the branch that it continues; -1 if none.
+        trajectory: Index within the update of the trajectory that it ends, cut after the last trained step; -1 for a
+            branch that several share, of which nothing is trained.
+        group: Index of the group within the update.
+        advantage: Of the trajectory.
+    """
+
+    segments: list[Segment]
+    parent: int = -1
+    trajectory: int = -1
+    group: int = 0
+    advantage: float = 0.0
+
+    def __len__(self) -> int:
+        return sum(map(len, self.segments))
 
 
 @dataclass
 class Row:
-    """What a policy encodes as one row: a context, and the branches that continue it independently.
+    """What a policy encodes as one row: prefix trees, in which whatever trajectories have in common stands once.
 
     Attributes:
-        context: Segments that all branches share.
-        branches: For each trajectory its segments after ``context``, cut after the last trained step.
-        trajectories: Index of each branch's trajectory within the update.
-        group: Index of the group within the update.
-        advantages: Of each branch's trajectory.
+        branches: Each before all that continue it, and these right behind it, before anything else.
     """
 
-    context: list[Segment]
-    branches: list[list[Segment]]
-    trajectories: list[int]
-    group: int
-    advantages: list[float]
+    branches: list[Branch]
 
     def __len__(self) -> int:
-        return sum(map(len, self.context)) + sum(len(s) for branch in self.branches for s in branch)
+        return sum(map(len, self.branches))
 
 
 @dataclass

@@ -69,7 +69,6 @@ def test_siblings_are_judged_and_share_one_context_object():
     assert group.rewards == [0.0, 1.0, 0.0]
     first, *others = group.trajectories
     assert all(other.segments[0] is first.segments[0] for other in others)
-    assert group.context == [first.segments[0]]
     for number, trajectory in enumerate(group):
         assert trajectory.task is TASK
         assert trajectory.response == f"= {number} Wait"

@@ -251,7 +251,9 @@ def policy_of(logits, targets):
     """A policy whose logits are given, scored by the head of the real ones."""
 
     def score(b):
-        log_probs, entropy = head.chunked(lambda x: x, logits[b.mask], targets[b.mask], b.temperature, chunk=3)
+        log_probs, entropy = head.chunked(
+            lambda x: x + 0, logits[b.mask], targets[b.mask], b.temperature, parameters=[], chunk=3
+        )
         empty = log_probs.new_zeros(b.mask.shape)
         return Scores(*(empty.masked_scatter(b.mask, values) for values in (log_probs, entropy)))
 
@@ -401,22 +403,26 @@ def some_groups(make_group):
 
 
 class Watched:
-    """A policy that writes down the entropies it gives, and the gradient at each row of its logits."""
+    """A policy that writes down the entropies it gives, what comes back for each, and for how many rows of logits."""
 
     def __init__(self, policy):
-        self.entropies, self.logits = [], []
+        self.entropies, self.gradients, self.rows = [], [], 0
         head_of, score = policy.logits, policy.score
+
+        def count(gradient):
+            self.rows += len(gradient)
 
         def logits(hidden):
             found = head_of(hidden)
             if found.requires_grad:
-                found.register_hook(self.logits.append)
+                found.register_hook(count)
             return found
 
         def scored(b):
             found = score(b)
             if torch.is_grad_enabled():
                 self.entropies.append(found.entropy.detach()[b.mask])
+                found.logprobs.register_hook(lambda gradient: self.gradients.append(gradient[b.mask]))
             return found
 
         policy.logits, policy.score = logits, scored
@@ -443,17 +449,19 @@ def test_keeping_everything_is_plain_dapo_bit_for_bit(settings, update, tokens, 
     assert not torch.equal(fewer, reached)
 
 
-def test_of_a_model_only_the_kept_rows_of_logits_get_a_gradient(make_group, tiny_policy):
+def test_of_a_model_only_the_kept_rows_of_logits_get_a_gradient(make_group, tiny_policy, monkeypatch):
+    monkeypatch.setattr(head, "budget", lambda vocabulary, width, memory: (7, 0))
     policy = tiny_policy()
     watched = Watched(policy)
     made = learner(policy, PolicyGradient(weights=[HighEntropy()]), temperature=0.7)
     groups = some_groups(make_group)
     metrics = made.update(groups, 0)
-    [grad], [entropy] = watched.logits, watched.entropies
+    [grad], [entropy] = watched.gradients, watched.entropies
     n = sum(t.trained for group in groups for t in group)
     kept = entropy.topk(math.ceil(n / 5)).indices
     assert len(grad) == n  # given turns between the trained ones do not even reach the head
-    assert torch.equal(grad.ne(0).any(-1).nonzero()[:, 0], kept.sort().values)
+    assert torch.equal(grad.nonzero()[:, 0], kept.sort().values)
+    assert watched.rows == len(kept)
     assert metrics["entropy/share"] == pytest.approx(len(kept) / n)
     assert metrics["entropy/threshold"] == pytest.approx(float(entropy[kept].min()))
     assert metrics["entropy/kept"] == pytest.approx(float(entropy[kept].mean()), rel=1e-5)
@@ -466,12 +474,12 @@ def test_a_pool_over_micro_batches_is_that_of_one(make_group, tiny_policy):
     groups = some_groups(make_group)
 
     def kept(tokens, **settings):
-        watched.logits.clear(), watched.entropies.clear()
+        watched.gradients.clear(), watched.entropies.clear()
         metrics = learner(policy, PolicyGradient(weights=[HighEntropy(**settings)]), tokens=tokens, lr=1e-12).update(
             groups, 0
         )
-        chosen = torch.cat([grad.ne(0).any(-1) for grad in watched.logits])
-        return len(watched.logits), torch.cat(watched.entropies)[chosen].sort().values, metrics
+        chosen = torch.cat(watched.gradients).ne(0)
+        return len(watched.gradients), torch.cat(watched.entropies)[chosen].sort().values, metrics
 
     parts, one, first = kept(10**6)
     assert parts == 1
@@ -510,8 +518,8 @@ def test_the_selection_moves_on_with_every_optimiser_step(make_group, tiny_polic
     watched = Watched(policy)
     made = learner(policy, PolicyGradient(weights=[HighEntropy()]), epochs=3, lr=3e-2)
     made.update(some_groups(make_group), 0)
-    assert len(watched.logits) == 3
-    chosen = [grad.ne(0).any(-1) for grad in watched.logits]
+    assert len(watched.gradients) == 3
+    chosen = [grad.ne(0) for grad in watched.gradients]
     for entropy, kept in zip(watched.entropies, chosen, strict=True):
         # Clipped steps have no gradient either; but what has one is among the kept.
         assert kept.any()
@@ -525,8 +533,8 @@ def test_a_random_choice_is_another_one_at_each_optimiser_step(make_group, tiny_
     made = learner(policy, PolicyGradient(weights=[HighEntropy(side="random")]), epochs=2, lr=1e-12)
     for step in range(2):
         made.update(some_groups(make_group), step)
-    chosen = {tuple(grad.ne(0).any(-1).tolist()) for grad in watched.logits}
-    assert len(chosen) == len(watched.logits) == 4
+    chosen = {tuple(grad.ne(0).tolist()) for grad in watched.gradients}
+    assert len(chosen) == len(watched.gradients) == 4
 
 
 def test_a_forward_pass_is_added_only_where_the_pool_needs_it(make_group, tiny_policy):

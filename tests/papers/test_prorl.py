@@ -543,8 +543,7 @@ def retried(policy):
 
 
 def with_reference(policy, reference, groups):
-    rows = collate.rows(groups, shares_context=policy.shares_context, tokens=1000)
-    batch = collate.batch(rows, policy.encode, temperature=1.2)
+    [batch] = collate.batches(groups, policy, tokens=1000, temperature=1.2)
     batch.reference_logprobs = reference.score(batch).logprobs
     return batch
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from copy import copy
 from dataclasses import replace
 from itertools import product
 
@@ -169,7 +170,6 @@ class TestFirstAttempt:
             assert (trajectory.version, trajectory.stop) == (3, "eos")
         assert len(sampler.of("attempt")) == 1
         assert all(context == first.segments[:3] for context, _ in sampler.of("reflection"))
-        assert group.context == first.segments[:3]
         assert group.sampled == len("five") + 1 + 4 * (len("I miscounted") + 1 + len("six") + 1)
         assert group.metrics["reflect/first_try"] == 0.0
 
@@ -387,7 +387,7 @@ class TestReward:
             pytest.approx(-(0.5**0.5), abs=1e-5),
         ]
         [row] = collate.rows([group], shares_context=True, tokens=10**4)
-        assert row.trajectories == [1, 2]
+        assert [branch.trajectory for branch in row.branches] == [-1, 1, 2]
 
     @pytest.mark.parametrize(("mode", "rewards", "verdicts"), [("fail", [0.0, 1.0], 2), ("judge", [1.0, 1.0], 3)])
     def test_a_retry_that_was_cut_off(self, play, mode, rewards, verdicts):
@@ -409,7 +409,8 @@ class TestReward:
         assert group.sampled == 5 + 2 * 13 + len("foursixsixsixfourfour") + 6
         assert group.metrics["reflect/retry"] == 0.5
         laid = collate.rows([group], shares_context=True, tokens=10**4)
-        assert sum(len(branch) for row in laid for branch in row.branches) == 2  # two reflections, once each
+        trained = [s.name for row in laid for branch in row.branches for s in branch.segments if s.train]
+        assert trained == ["reflection"] * 2  # once each
         assert len(sampler.of("retry")) == 6
 
     def test_of_several_retries_those_without_a_verdict_are_left_out(self, play):
@@ -652,8 +653,10 @@ class FullLogits:
 
 
 def one_batch(policy, groups, shares_context):
-    laid = collate.rows(groups, shares_context=shares_context, tokens=10**6)
-    return collate.batch(laid, policy.encode, temperature=1.0)
+    policy = copy(policy)
+    policy.share_context = shares_context
+    [batch] = collate.batches(groups, policy, tokens=10**6, temperature=1.0)
+    return batch
 
 
 @pytest.mark.parametrize("shares_context", [True, False])
@@ -691,6 +694,15 @@ def test_the_gradient_on_logits_is_exactly_zero_but_where_reflections_are_predic
         assert loss.metrics["kl/mean"][0] > 0
 
 
+def said(row):
+    """The names of the segments that lead to the end of each trajectory."""
+    paths = []
+    for branch in row.branches:
+        above = paths[branch.parent] if branch.parent >= 0 else ()
+        paths.append((*above, *(segment.name for segment in branch.segments)))
+    return {path for path, branch in zip(paths, row.branches, strict=True) if branch.trajectory >= 0}
+
+
 def test_what_comes_behind_the_last_reflection_is_in_no_row(tiny_policy):
     policy = tiny_policy()
     for options in ({}, {"retries": 3, "blind": 2}):
@@ -698,13 +710,12 @@ def test_what_comes_behind_the_last_reflection_is_in_no_row(tiny_policy):
         zscore(groups)
         for shares_context in (True, False):
             for row in collate.rows(groups, shares_context=shares_context, tokens=10**6):
-                assert [s.name for s in row.context] == ["prompt", "attempt", "ask"]
-                assert [[s.name for s in branch] for branch in row.branches] == [["reflection"]] * len(row.branches)
+                assert said(row) == {("prompt", "attempt", "ask", "reflection")}
     again = from_model(policy, rounds=2)
     zscore(again)
     for row in collate.rows(again, shares_context=True, tokens=10**6):
-        assert {tuple(s.name for s in branch) for branch in row.branches} == {
-            ("reflection", "again", "retry", "ask 2", "reflection 2")
+        assert said(row) == {
+            ("prompt", "attempt", "ask", "reflection", "again", "retry", "ask 2", "reflection 2"),
         }
 
 

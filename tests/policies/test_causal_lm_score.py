@@ -1,6 +1,7 @@
 """What a policy says of its steps, against the plainest way to say it: the model's own forward pass, row by row."""
 
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
@@ -8,13 +9,16 @@ from transformers import AutoModelForCausalLM
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from hone import collate
+from hone.policies import layout
 from hone.seats import Row
-from hone.types import Segment
+from hone.types import Branch, Segment
 
 ATTENTION = [
     "llama", "qwen3", "tied", "gemma2", "gemma3", "mistral", "gpt2", "opt", "granite", "cohere", "mixtral", "gpt_oss",
     "deepseek_v3",
 ]  # fmt: skip
+PACKED = [kind for kind in ATTENTION if kind not in ("gemma2", "gpt_oss")]
+"""Those whose attention is torch's own."""
 RECURRENT = ["mamba", "rwkv", "lfm2", "gpt_neo", "bloom"]
 
 
@@ -32,25 +36,24 @@ def reference(path):
     return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
 
 
-def one_batch(policy, groups, shares_context=True, temperature=1.0):
-    rows = collate.rows(groups, shares_context=shares_context, tokens=10**6)
-    return collate.batch(rows, policy.encode, temperature=temperature)
+def one_batch(policy, groups, temperature=1.0):
+    [batch] = collate.batches(groups, policy, tokens=10**6, temperature=temperature)
+    return batch
 
 
 @pytest.mark.parametrize("kind", ATTENTION + RECURRENT)
 def test_scores_are_those_of_a_plain_forward_pass(kind, tiny_policy, tiny_folder, make_group, score_groups):
     policy, model = tiny_policy(kind=kind), reference(tiny_folder(kind))
     groups = [make_group(11, (14, (3, 4, 5), 20)), make_group(2, (1, 9), seed=1)]  # longer than any window
-    assert policy.shares_context == (kind in ATTENTION)
+    assert (policy.shares_context, policy.packs) == (kind in ATTENTION, kind in PACKED)
     for temperature in (1.0, 0.7):
         with torch.no_grad():
             truth = [by_hand(model, t, temperature) for g in groups for t in g]
             for read, expected in zip(("logprobs", "entropy"), zip(*truth, strict=True), strict=True):
-                for shares in {False, policy.shares_context}:
-                    for tokens in (1, 30, 10**6):  # a row a batch, a few, all padded together
-                        scores = score_groups(
-                            policy, groups, shares_context=shares, tokens=tokens, temperature=temperature, read=read
-                        )
+                for shares, packs in product({False, policy.shares_context}, {False, policy.packs}):
+                    for tokens in (1, 30, 10**6):  # a row a batch, a few, all together
+                        how = {"shares_context": shares, "packs": packs, "tokens": tokens}
+                        scores = score_groups(policy, groups, **how, temperature=temperature, read=read)
                         for ours, theirs in zip(scores, expected, strict=True):
                             torch.testing.assert_close(torch.tensor(ours), theirs, atol=1e-5, rtol=1e-5)
 
@@ -145,19 +148,19 @@ def test_what_is_not_trained_gets_no_gradient(tiny_policy, make_group):
     assert (scores.entropy[~batch.mask] == 0).all()
 
 
-def test_layout_by_hand(tiny_policy):
+def test_layout_by_hand():
     def segment(*actions, train=True):
         return Segment("s", "policy", actions, (0.0,) * len(actions), train=train)
 
     context = [segment(1, 2, train=False), segment(3, train=False)]
-    tree = Row(context, [[segment(4, 5)], [segment(6, train=False), segment(7, 8)]], [0, 1], 0, [0.0, 0.0])
-    short = Row([segment(9, train=False)], [[segment(10)]], [2], 1, [0.0])
-    inputs = tiny_policy().encode([tree, short])
+    tree = Row([Branch(context), Branch([segment(4, 5)], 0), Branch([segment(6, train=False), segment(7, 8)], 0)])
+    short = Row([Branch([segment(9, train=False), segment(10)])])
+    inputs = layout.encode([tree, short], torch.device("cpu"))
     assert {name: value.tolist() for name, value in inputs.items()} == {
         "input_ids": [[1, 2, 3, 4, 5, 6, 7, 8], [9, 10, 0, 0, 0, 0, 0, 0]],
         "position_ids": [[0, 1, 2, 3, 4, 3, 4, 5], [0, 1, 2, 3, 4, 5, 5, 5]],
-        "branch": [[0, 0, 0, 1, 1, 2, 2, 2], [0, 1, -1, -1, -1, -1, -1, -1]],
-        "previous": [[-1, 0, 1, 2, 3, 2, 5, 6], [-1, 0, 0, 0, 0, 0, 0, 0]],
+        "previous": [[-1, 0, 1, 2, 3, 2, 5, 6], [-1, 0, -1, -1, -1, -1, -1, -1]],
+        "end": [[8, 8, 8, 5, 5, 8, 8, 8], [2, 2, 0, 0, 0, 0, 0, 0]],
     }
 
 
@@ -198,7 +201,7 @@ def test_the_head_works_in_pieces(tiny_policy, make_group, monkeypatch):
     sizes = []
     plain = policy.logits
     monkeypatch.setattr(type(policy), "logits", lambda self, hidden: sizes.append(len(hidden)) or plain(hidden))
-    monkeypatch.setattr(head, "chunk_size", lambda vocabulary, memory: 5)
+    monkeypatch.setattr(head, "budget", lambda vocabulary, width, memory: (5, 0))
     torch.testing.assert_close(policy.score(batch).logprobs, whole, atol=1e-6, rtol=0)
     assert sizes == [5, 5, 5, 2]
 

@@ -25,9 +25,8 @@ def logits(model):
 
 
 def batch(policy, groups):
-    return collate.batch(
-        collate.rows(groups, shares_context=policy.shares_context, tokens=1000), policy.encode, temperature=1.0
-    )
+    [made] = collate.batches(groups, policy, tokens=1000, temperature=1.0)
+    return made
 
 
 def shift(policy, scale=0.05):

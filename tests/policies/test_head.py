@@ -5,7 +5,7 @@ import torch
 from torch.autograd import gradcheck
 from torch.profiler import ProfilerActivity, profile
 
-from hone.policies.head import chunk_size, chunked, log_prob_and_entropy
+from hone.policies.head import budget, chunked, log_prob_and_entropy
 
 N, D, V = 11, 6, 37
 
@@ -35,16 +35,22 @@ def test_by_hand():
 
 @pytest.mark.parametrize("size", [1, 2, 3, 10, 11, 100])
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
-def test_pieces_are_the_whole_in_value_and_gradient(size, temperature):
+@pytest.mark.parametrize("keep", [0, 5, 100])
+@pytest.mark.parametrize("alive", ["all", "some", "log_probs", "none"])
+def test_pieces_are_the_whole_in_value_and_gradient(size, temperature, keep, alive):
     weight, hidden, targets = case()
     up = torch.randn(2, N)
+    up[1] *= alive != "log_probs"
+    up *= {"some": torch.tensor([1.0, 0.0, 0.0] * 4)[:N], "none": 0.0}.get(alive, 1.0)
 
     def gradients(outputs):
         loss = (torch.stack(outputs) * up).sum()
         return [*outputs, *torch.autograd.grad(loss, (weight, hidden))]
 
     whole = gradients(reference(hidden @ weight.T, targets, temperature))
-    pieces = gradients(chunked(lambda h: h @ weight.T, hidden, targets, temperature, chunk=size))
+    pieces = gradients(
+        chunked(lambda h: h @ weight.T, hidden, targets, temperature, parameters=[weight], chunk=size, keep=keep)
+    )
     for ours, theirs in zip(pieces, whole, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
@@ -53,7 +59,11 @@ def test_gradients_by_finite_differences():
     weight, hidden, targets = case(torch.float64)
     logits = (hidden @ weight.T).detach().requires_grad_()
     assert gradcheck(lambda x: log_prob_and_entropy(x, targets, 0.7), logits)
-    assert gradcheck(lambda h, w: chunked(lambda x: x @ w.T, h, targets, 0.7, chunk=4), (hidden, weight))
+    for keep in (0, 6):
+        assert gradcheck(
+            lambda h, w, keep=keep: chunked(lambda x: x @ w.T, h, targets, 0.7, parameters=[w], chunk=4, keep=keep),
+            (hidden, weight),
+        )
 
 
 def test_huge_and_low_precision_logits():
@@ -68,27 +78,55 @@ def test_huge_and_low_precision_logits():
 def test_nothing_selected():
     weight, _, _ = case()
     hidden = torch.zeros(0, D, requires_grad=True)
-    log_probs, entropy = chunked(lambda h: h @ weight.T, hidden, torch.zeros(0, dtype=torch.int64), 1.0, chunk=4)
+    log_probs, entropy = chunked(
+        lambda h: h @ weight.T, hidden, torch.zeros(0, dtype=torch.int64), 1.0, parameters=[weight], chunk=4
+    )
     (log_probs.sum() + entropy.sum()).backward()
     assert log_probs.shape == entropy.shape == (0,)
     assert log_probs.dtype == torch.float32
     assert hidden.grad.shape == (0, D)
 
 
-def test_no_recomputation_without_gradients():
+@pytest.mark.parametrize(
+    ("keep", "alive", "calls"),
+    [
+        (0, range(N), [4, 4, 3]),  # all over again
+        (8, range(N), [3]),  # but for what was kept
+        (100, range(N), []),
+        (0, [1, 2, 9], [3]),  # those alone that a gradient comes back for
+        (100, [1, 8, 9], [1]),  # a kept piece is used where most of it gets one
+        (100, [0], [1]),
+        (0, [], []),
+    ],
+)
+def test_what_the_backward_pass_computes_again(keep, alive, calls):
     weight, hidden, targets = case()
-    calls = []
+    seen = []
 
     def logits(h):
-        calls.append(len(h))
+        seen.append(len(h))
         return h @ weight.T
 
+    def run():
+        return chunked(logits, hidden, targets, 1.0, parameters=[weight], chunk=4, keep=keep)[0]
+
     with torch.no_grad():
-        chunked(logits, hidden, targets, 1.0, chunk=4)
-    assert calls == [4, 4, 3]
-    calls.clear()
-    chunked(logits, hidden, targets, 1.0, chunk=4)[0].sum().backward()
-    assert sorted(calls) == [3, 3, 4, 4, 4, 4]
+        run()
+    assert seen == [4, 4, 3]
+    log_probs = run()
+    seen.clear()
+    log_probs[list(alive)].sum().backward()
+    assert seen == calls
+
+
+def test_head_weights_that_are_not_trained_get_no_gradient():
+    weight, hidden, targets = case()
+    frozen = weight.detach()
+    log_probs, _ = chunked(lambda h: h @ frozen.T, hidden, targets, 1.0, parameters=[], chunk=4)
+    (alone,) = torch.autograd.grad(log_probs.sum(), hidden)
+    log_probs, _ = chunked(lambda h: h @ weight.T, hidden, targets, 1.0, parameters=[weight], chunk=4)
+    (both, _) = torch.autograd.grad(log_probs.sum(), (hidden, weight))
+    torch.testing.assert_close(alone, both, atol=0, rtol=0)
 
 
 def allocations(work):
@@ -111,14 +149,16 @@ def test_the_measure_sees_full_logits():
 
 @pytest.mark.parametrize("backward", [None, "both", "log_probs"])
 def test_peak_memory_does_not_grow_with_length_times_vocabulary(backward):
-    vocabulary, width, budget = 16384, 16, 8
-    chunk = chunk_size(vocabulary, budget)
+    vocabulary, width, memory = 16384, 16, 16
+    chunk, keep = budget(vocabulary, 4, memory)
     weight = torch.randn(vocabulary, width, requires_grad=True)
 
     def work(n):
         hidden = torch.randn(n, width, requires_grad=True)
         with torch.set_grad_enabled(backward is not None):
-            log_probs, entropy = chunked(lambda h: h @ weight.T, hidden, torch.arange(n), 1.0, chunk=chunk)
+            log_probs, entropy = chunked(
+                lambda h: h @ weight.T, hidden, torch.arange(n), 1.0, parameters=[weight], chunk=chunk, keep=keep
+            )
         if backward:
             (log_probs.sum() + (entropy.sum() if backward == "both" else 0)).backward()
             weight.grad = None
@@ -128,11 +168,11 @@ def test_peak_memory_does_not_grow_with_length_times_vocabulary(backward):
         peak, largest = allocations(lambda n=n: work(n))
         per_step = n * (3 * width + 20) * 4  # hidden, its gradient, pieces of both, log-probabilities, entropies
         assert largest <= max(chunk, width) * vocabulary * 4
-        assert peak <= budget * 2**20 + beside + per_step
+        assert peak <= memory * 2**20 + beside + per_step
         assert peak < n * vocabulary * 4 / 2
     assert peak < n * vocabulary * 4 / 30  # a thirtieth of full logits
 
 
-def test_chunk_size():
-    assert chunk_size(32768, 1) == 2
-    assert chunk_size(10**9, 1) == 1
+def test_budget():
+    assert budget(32768, 2, 2) == (2, 16)
+    assert budget(10**9, 4, 1) == (1, 0)

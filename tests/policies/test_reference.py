@@ -29,8 +29,8 @@ def batched(make_group):
 
     def batched(policy):
         groups = [make_group(lengths=(4, 5)), make_group(context=3, lengths=(6, 2), seed=1)]
-        rows = collate.rows(groups, shares_context=policy.shares_context, tokens=1000)
-        return collate.batch(rows, policy.encode, temperature=1.2)
+        [made] = collate.batches(groups, policy, tokens=1000, temperature=1.2)
+        return made
 
     return batched
 

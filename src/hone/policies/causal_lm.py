@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from hone import masks
-from hone.policies import head, layout
+from hone.policies import head, layout, tree
 from hone.policies.adapters import LoRA
 from hone.policies.chat import ChatRenderer
 from hone.policies.master import MasterWeights
 from hone.policies.reference import FrozenLM
 from hone.policies.weights import locate
 from hone.seats import Row, settings
-from hone.types import Batch, Scores, Segment
+from hone.types import Batch, Branch, Scores, Segment
 
 
 @settings
@@ -36,7 +36,8 @@ class CausalLM:
         gradient_checkpointing: Recompute each layer in the backward pass: less memory, a third more time.
         share_context: Compute a context once for all siblings (a tree mask); falls back by itself for models that do
             not honour such a mask.
-        head_memory_mb: Memory for the pieces of logits, in MiB; full logits never exist.
+        head_memory_mb: Memory for logits, in MiB: half for the piece that is worked on, half for those that are kept
+            for the backward pass; what does not fit is computed twice.
         random_weights: Ignore the saved weights and initialise from this seed (for tests and benchmarks).
     """
 
@@ -45,7 +46,7 @@ class CausalLM:
     lora: LoRA | None = None
     gradient_checkpointing: bool = False
     share_context: bool = True
-    head_memory_mb: int = Field(256, ge=1)
+    head_memory_mb: int = Field(512, ge=1)
     random_weights: int | None = None
 
     model: Any = field(default=None, init=False, repr=False, compare=False)
@@ -53,6 +54,7 @@ class CausalLM:
     device: Any = field(default=None, init=False, repr=False, compare=False)
     version: int = field(default=0, init=False, repr=False, compare=False)
     takes_masks: bool = field(default=False, init=False, repr=False, compare=False)
+    packs: bool = field(default=False, init=False, repr=False, compare=False)
     masters: Any = field(default=None, init=False, repr=False, compare=False)
 
     def load(self, device: torch.device) -> None:
@@ -80,7 +82,9 @@ class CausalLM:
             _recompute_layers(self.model)
         self.masters = MasterWeights(self.model)
         self._check_head()
-        self.takes_masks = self._honours_masks()
+        self.packs = False
+        self.takes_masks = self._keeps_branches_apart()
+        self.packs = self.takes_masks and self._attends_over_trees()
 
     def _read(self, where: str) -> nn.Module:
         from transformers import AutoConfig, AutoModelForCausalLM
@@ -137,9 +141,13 @@ class CausalLM:
             logits = cap * torch.tanh(logits.float() / cap)
         return logits
 
-    def encode(self, rows: Sequence[Row]) -> dict[str, Tensor]:
-        """Lay rows out as ``[B, T]`` tensors; see :mod:`hone.policies.layout`."""
-        return layout.encode(rows, self.device)
+    def encode(self, rows: Sequence[Row]) -> dict[str, Any]:
+        """Lay rows out as ``[B, T]`` tensors; see :mod:`hone.policies.layout`. A packed one brings its tree."""
+        inputs = layout.encode(rows, self.device)
+        if not self.packs:
+            return inputs
+        [row], end, positions = rows, inputs["end"][0], inputs["position_ids"][0]
+        return {**inputs, "tree": tree.Tree.of(row, end, positions)}
 
     def score(self, batch: Batch) -> Scores:
         """Log-probabilities and entropies of the batch's masked steps, by the weights as they are now."""
@@ -148,18 +156,26 @@ class CausalLM:
         rows, steps = batch.mask.nonzero(as_tuple=True)
         selected = hidden[rows, inputs["previous"][rows, steps]]
         targets = inputs["input_ids"][rows, steps]
-        chunk = head.chunk_size(self.text_config.vocab_size, self.head_memory_mb)
-        log_probs, entropy = head.chunked(self.logits, selected, targets, batch.temperature, chunk=chunk)
+        chunk, keep = head.budget(self.text_config.vocab_size, self.model.dtype.itemsize, self.head_memory_mb)
+        trained = [p for p in self.causal_lm.get_output_embeddings().parameters() if p.requires_grad]
+        log_probs, entropy = head.chunked(
+            self.logits, selected, targets, batch.temperature, parameters=trained, chunk=chunk, keep=keep
+        )
         empty = log_probs.new_zeros(batch.mask.shape)
         return Scores(*(empty.index_put((rows, steps), values) for values in (log_probs, entropy)))
 
-    def _hidden(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        branch, positions = inputs["branch"], inputs["position_ids"]
-        mask = None
-        if branch.max() > 1:  # otherwise plain causal attention is right: padding comes last and is seen by nobody
-            mask = masks.by_layer(self.text_config, masks.tree(branch), positions, positions)
+    def _hidden(self, inputs: Mapping[str, Any]) -> Tensor:
+        end, positions = inputs["end"], inputs["position_ids"]
+        mask, extra = None, {}
+        if "tree" in inputs:
+            extra = {masks.TREE: inputs["tree"]}
+            nothing = torch.ones(1, 1, 1, dtype=torch.bool, device=end.device)  # nobody looks at it, and none is made
+            mask = masks.by_layer(self.text_config, nothing, positions[:, :1], positions[:, :1])
+        elif (end != end.amax(-1, keepdim=True)).logical_and(end > 0).any():
+            mask = masks.by_layer(self.text_config, masks.tree(end), positions, positions)
+        # Otherwise plain causal attention is right: padding comes last and is seen by nobody.
         return self.backbone(
-            input_ids=inputs["input_ids"], position_ids=positions, attention_mask=mask, use_cache=False
+            input_ids=inputs["input_ids"], position_ids=positions, attention_mask=mask, use_cache=False, **extra
         ).last_hidden_state
 
     def parameters(self) -> list[nn.Parameter]:
@@ -207,8 +223,20 @@ class CausalLM:
                 "in a way that hone does not know; its log-probabilities would be wrong"
             )
 
+    def _attends_over_trees(self) -> bool:
+        """Have the model attend over trees, if it computes the same by that."""
+        before = self.causal_lm.config._attn_implementation
+        if before != "sdpa":
+            return False
+        tree.use(self.causal_lm)
+        self.packs = True
+        if fine := self._keeps_branches_apart():
+            return True
+        self.causal_lm.set_attn_implementation(before)
+        return fine
+
     @torch.no_grad()
-    def _honours_masks(self) -> bool:
+    def _keeps_branches_apart(self) -> bool:
         """Whether two branches in one row score as they do in rows of their own."""
         if self.causal_lm._is_stateful:  # a recurrence sees every step before, whatever the mask says
             return False
@@ -217,17 +245,19 @@ class CausalLM:
             Segment("probe", "policy", tuple((7 * i + j) % size for i in range(3, 8)), train=j > 0) for j in range(3)
         )
 
-        def score(*branches: Segment) -> Tensor:
-            row = Row([context], [[b] for b in branches], list(range(len(branches))), 0, [0.0] * len(branches))
+        def score(row: Row) -> Tensor:
             inputs = self.encode([row])
-            mask = inputs["branch"] > 0
+            mask = torch.tensor([[s.train for b in row.branches for s in b.segments for _ in s.actions]])
+            mask = mask.to(self.device)
             nothing = torch.zeros_like(mask, dtype=torch.float32)
             scores = self.score(Batch(inputs, mask, nothing, nothing, mask.long(), mask.long()))
             return scores.logprobs[mask]
 
-        apart = torch.cat([score(branch) for branch in branches])
+        packs, self.packs = self.packs, False
+        apart = torch.cat([score(Row([Branch([context, branch])])) for branch in branches])
+        self.packs = packs
         try:
-            together = score(*branches)
+            together = score(Row([Branch([context]), *(Branch([branch], parent=0) for branch in branches)]))
         except torch.OutOfMemoryError:
             raise
         except (TypeError, ValueError, RuntimeError, KeyError, AttributeError):

@@ -1,17 +1,22 @@
 """Log-probability and entropy without ever holding full logits.
 
 ``[N, V]`` logits are the largest tensor of RL post-training: 8192 steps of a 150k vocabulary are 5 GB in fp32, several
-times over. Here the head runs on a few steps at a time, and the backward pass recomputes each piece, so that memory
-depends on the piece and not on length times vocabulary.
+times over. Here the head runs on a few steps at a time. What fits into the memory that was granted is kept for the
+backward pass, and the rest is computed there again, for those steps alone that a gradient comes back for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
+
+Logits = Callable[[Tensor], Tensor]
+COPIES = 4
+"""Float32 tensors of the size of a piece of logits, at most, while a piece is worked on."""
 
 
 def log_prob_and_entropy(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -25,13 +30,34 @@ def log_prob_and_entropy(logits: Tensor, targets: Tensor, temperature: float) ->
     Returns:
         The log-probability of each target and the entropy of each distribution, both ``[N]``.
     """
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
-    log_probs = logits.log_softmax(-1)
-    return log_probs.gather(-1, targets[:, None])[:, 0], -(log_probs.exp() * log_probs).sum(-1)
+    log_prob, entropy, _ = _read(logits, targets, temperature)
+    return log_prob, entropy
+
+
+def _read(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probability and entropy, and what is to be taken off the scaled logits for log-probabilities; ``[N]`` each.
+
+    With w = exp(x - max x) and Z its sum, the entropy is log Z - sum w (x - max x) / Z.
+    """
+    scaled = _wide(logits) / temperature
+    highest = scaled.detach().amax(-1, keepdim=True)
+    scaled = scaled.sub_(highest)
+    weights = scaled.exp()
+    total = weights.sum(-1)
+    expected = (weights[:, None] @ scaled[:, :, None])[:, 0, 0] / total
+    log_total = total.log()
+    return scaled.gather(-1, targets[:, None])[:, 0] - log_total, log_total - expected, highest[:, 0] + log_total
 
 
 def chunked(
-    logits: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor, temperature: float, *, chunk: int
+    logits: Logits,
+    hidden: Tensor,
+    targets: Tensor,
+    temperature: float,
+    *,
+    parameters: Sequence[Tensor],
+    chunk: int,
+    keep: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """:func:`log_prob_and_entropy` of ``logits(hidden)``, at most ``chunk`` steps at a time.
 
@@ -40,30 +66,107 @@ def chunked(
         hidden: ``[N, D]``.
         targets: ``[N]`` int64.
         temperature: Above 0.
+        parameters: Those of the head that are trained.
         chunk: Steps per piece.
+        keep: Steps whose logits may be kept for the backward pass.
 
     Returns:
-        Log-probabilities and entropies, both ``[N]`` float32, with gradients to ``hidden`` and the head's weights.
+        Log-probabilities and entropies, both ``[N]`` float32, with gradients to ``hidden`` and the parameters.
     """
+    made = _Pieces.apply(logits, hidden, targets, temperature, chunk, keep, *parameters)
+    return made[0], made[1]
 
-    def piece(hidden: Tensor, targets: Tensor) -> Tensor:
-        # One tensor for both: a result that no loss reads would keep what it recomputes, [n, V], until the last piece.
-        return torch.stack(log_prob_and_entropy(logits(hidden), targets, temperature))
 
-    pieces = []
-    for start in range(0, len(targets), chunk):
-        part = hidden[start : start + chunk], targets[start : start + chunk]
-        if torch.is_grad_enabled():
-            pieces.append(checkpoint(piece, *part, use_reentrant=False, preserve_rng_state=False))
+class _Pieces(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Logits, hidden: Tensor, targets: Tensor, temperature: float, chunk: int, keep: int,
+                *parameters: Tensor) -> Tensor:  # fmt: skip
+        keep = keep if any(ctx.needs_input_grad) else 0
+        found, ctx.kept = [], {}
+        for start in range(0, len(targets), chunk):
+            piece = slice(start, start + chunk)
+            part = hidden[piece].detach()
+            if start + len(part) <= keep:
+                ctx.kept[start] = made = _with_graph(logits, part)
+                values = made[1].detach()
+            else:
+                values = logits(part)
+            found.append(torch.stack(_read(values, targets[piece], temperature)))
+        read = torch.cat(found, 1) if found else _wide(hidden.new_zeros(3, 0))
+        ctx.save_for_backward(hidden, targets, read, *parameters)
+        ctx.settings = logits, temperature, chunk
+        return read[:2].clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, targets, read, *parameters = ctx.saved_tensors
+        _, temperature, _ = ctx.settings
+        wanted = [p for p, needed in zip(parameters, ctx.needs_input_grad[6:], strict=True) if needed]
+        to_hidden, sums = torch.zeros_like(hidden), [torch.zeros_like(_wide(p)) for p in wanted]
+        for steps, part, values in _pieces(ctx, hidden, gradient):
+            upstream = _gradient(values.detach(), targets[steps], read[:, steps], gradient[:, steps], temperature)
+            to_part, *rest = torch.autograd.grad(values, [part, *wanted], upstream)
+            to_hidden[steps] = to_part
+            for total, each in zip(sums, rest, strict=True):  # in float32 over the pieces, as over micro-batches
+                total.add_(each)
+        given = (total.to(p.dtype) for total, p in zip(sums, wanted, strict=True))
+        to_parameters = [next(given) if needed else None for needed in ctx.needs_input_grad[6:]]
+        return None, to_hidden, None, None, None, None, *to_parameters
+
+
+def _pieces(ctx: Any, hidden: Tensor, gradient: Tensor) -> Iterator[tuple[Any, Tensor, Tensor]]:
+    """Steps with a gradient, their hidden states and their logits: kept ones where most of a piece has one."""
+    logits, _, chunk = ctx.settings
+    alive = (gradient != 0).any(0)
+    rest = []
+    for start in range(0, len(alive), chunk):
+        steps = torch.arange(start, min(start + chunk, len(alive)), device=alive.device)
+        some = steps[alive[steps]]
+        if start in ctx.kept and 2 * len(some) > len(steps):
+            yield slice(start, start + len(steps)), *ctx.kept.pop(start)
         else:
-            pieces.append(piece(*part))
-    if not pieces:
-        empty = hidden.sum(-1).float()
-        return empty, empty
-    log_probs, entropy = torch.cat(pieces, dim=1)
-    return log_probs, entropy
+            rest.append(some)
+    if rest:
+        for steps in torch.cat(rest).split(chunk):
+            if len(steps):
+                yield steps, *_with_graph(logits, hidden[steps].detach())
 
 
-def chunk_size(vocabulary: int, memory_mb: int) -> int:
-    """Steps per piece such that the float32 logits of a piece and their three copies fit in ``memory_mb`` MiB."""
-    return max(1, memory_mb * 2**20 // (4 * 4 * vocabulary))
+def _with_graph(logits: Logits, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    with torch.enable_grad():
+        hidden.requires_grad_()
+        return hidden, logits(hidden)
+
+
+def _gradient(logits: Tensor, targets: Tensor, read: Tensor, upstream: Tensor, temperature: float) -> Tensor:
+    """The gradient to logits, ``[n, V]`` in their type, of the two that :func:`_read` gives first.
+
+    With p the distribution and H its entropy, that of log p_target is (onehot - p), and that of H is -p (log p + H).
+    """
+    _, entropy, off = read[..., None]
+    to_log_prob, to_entropy = upstream[..., None]
+    log_probs = (_wide(logits) / temperature).sub_(off)
+    found = log_probs.exp()
+    if to_entropy.any():
+        found.mul_(log_probs.add_(entropy).mul_(to_entropy).add_(to_log_prob))
+    else:
+        found.mul_(to_log_prob)
+    found.neg_().scatter_add_(-1, targets[:, None], to_log_prob)
+    return found.div_(temperature).to(logits.dtype)
+
+
+def _wide(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def budget(vocabulary: int, width: int, memory_mb: int) -> tuple[int, int]:
+    """Steps per piece, and steps whose logits are kept, such that either takes half of ``memory_mb`` MiB.
+
+    Args:
+        vocabulary: ``V``.
+        width: Bytes of a logit as the model makes it.
+        memory_mb: In all.
+    """
+    half = memory_mb * 2**19
+    return max(1, half // (4 * COPIES * vocabulary)), half // (width * vocabulary)
