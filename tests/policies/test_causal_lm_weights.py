@@ -13,6 +13,7 @@ from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hone import collate
+from hone.policies import precision
 from hone.policies.causal_lm import CausalLM
 from hone.policies.weights import locate
 
@@ -355,3 +356,30 @@ def test_smollm2_is_converted_once(tmp_path, monkeypatch):
     assert (folder / "model.safetensors").exists()
     monkeypatch.setattr(weights, "_convert", lambda *_: pytest.fail("converted again"))
     assert locate("smollm2-135m") == str(folder)
+
+
+def test_auto_takes_the_faster_type_and_says_so_again(monkeypatch):
+    cpu = torch.device("cpu")
+    assert precision.dtype("float32", cpu) == torch.float32
+    assert precision.dtype("auto", cpu) == precision.dtype("auto", cpu)
+    for gains, kind in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(precision, "_gains_from_bfloat16", lambda device, gains=gains: gains)
+        assert precision.dtype("auto", cpu) == kind
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_masters_elsewhere_learn_the_same(dtype, tiny_policy, make_group):
+    found = []
+    for offload in (False, True):
+        policy = tiny_policy(dtype=dtype, offload=offload)
+        assert not offload or all(w is not m for w, m in policy.masters.pairs.values())
+        made = batch(policy, [make_group()])
+        optimizer = torch.optim.SGD(policy.parameters(), lr=0.1)
+        for _ in range(2):
+            policy.score(made).logprobs.sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            policy.advance()
+        assert all(w.grad is None for w in policy.model.parameters()) or not offload
+        found.append(policy.score(made).logprobs)
+    torch.testing.assert_close(*found, atol=0, rtol=0)

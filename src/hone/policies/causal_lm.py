@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from hone import masks
-from hone.policies import head, layout, tree
+from hone.policies import head, layers, layout, parity, precision, tree
 from hone.policies.adapters import LoRA
 from hone.policies.chat import ChatRenderer
 from hone.policies.master import MasterWeights
 from hone.policies.reference import FrozenLM
 from hone.policies.weights import locate
 from hone.seats import Row, settings
-from hone.types import Batch, Branch, Scores, Segment
+from hone.types import Batch, Scores
 
 
 @settings
@@ -31,9 +29,11 @@ class CausalLM:
     Attributes:
         path: A folder, a hub name, or "smollm2-135m".
         dtype: Of computation. Trainable weights are kept in float32 beside it; "auto" is bfloat16 where the device
-            computes it natively, else float32.
+            multiplies faster in it than in float32, which on a CPU is measured.
         lora: Adapters instead of a full fine-tune.
         gradient_checkpointing: Recompute each layer in the backward pass: less memory, a third more time.
+        offload: Keep the float32 weights, and with them gradients and what the optimiser knows, in the host's memory,
+            and step there: of 18 bytes a weight 16 leave the GPU, for the time that gradients and weights then travel.
         share_context: Compute a context once for all siblings (a tree mask); falls back by itself for models that do
             not honour such a mask.
         head_memory_mb: Memory for logits, in MiB: half for the piece that is worked on, half for those that are kept
@@ -45,6 +45,7 @@ class CausalLM:
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     lora: LoRA | None = None
     gradient_checkpointing: bool = False
+    offload: bool = False
     share_context: bool = True
     head_memory_mb: int = Field(512, ge=1)
     random_weights: int | None = None
@@ -79,17 +80,15 @@ class CausalLM:
         self.renderer = ChatRenderer(AutoTokenizer.from_pretrained(where), stop)
         self.model.to(self.device).eval()
         if self.gradient_checkpointing:
-            _recompute_layers(self.model)
-        self.masters = MasterWeights(self.model)
-        self._check_head()
-        self.packs = False
-        self.takes_masks = self._keeps_branches_apart()
-        self.packs = self.takes_masks and self._attends_over_trees()
+            layers.recompute(self.model)
+        self.masters = MasterWeights(self.model, self.offload)
+        parity.check_head(self)
+        parity.find_ways(self)
 
     def _read(self, where: str) -> nn.Module:
         from transformers import AutoConfig, AutoModelForCausalLM
 
-        dtype = _dtype(self.dtype, self.device)
+        dtype = precision.dtype(self.dtype, self.device)
         if self.random_weights is None:
             return AutoModelForCausalLM.from_pretrained(where, dtype=dtype)
         return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(where), dtype=dtype)
@@ -210,90 +209,3 @@ class CausalLM:
             self.lora.write(self.model, folder)
         else:
             self.model.save_pretrained(folder)
-
-    @torch.no_grad()
-    def _check_head(self) -> None:
-        """The head in pieces must equal the model's own logits."""
-        ids = torch.arange(1, 9, device=self.device)[None] % self.text_config.vocab_size
-        own = self.causal_lm(input_ids=ids, use_cache=False).logits[0].float()
-        ours = self.logits(self.backbone(input_ids=ids, use_cache=False).last_hidden_state[0]).float()
-        if (own.log_softmax(-1) - ours.log_softmax(-1)).abs().max() > self._tolerance:
-            raise ValueError(
-                f"model: {self.path!r} ({type(self.causal_lm).__name__}) changes its logits after the output embedding "
-                "in a way that hone does not know; its log-probabilities would be wrong"
-            )
-
-    def _attends_over_trees(self) -> bool:
-        """Have the model attend over trees, if it computes the same by that."""
-        before = self.causal_lm.config._attn_implementation
-        if before != "sdpa":
-            return False
-        tree.use(self.causal_lm)
-        self.packs = True
-        if fine := self._keeps_branches_apart():
-            return True
-        self.causal_lm.set_attn_implementation(before)
-        return fine
-
-    @torch.no_grad()
-    def _keeps_branches_apart(self) -> bool:
-        """Whether two branches in one row score as they do in rows of their own."""
-        if self.causal_lm._is_stateful:  # a recurrence sees every step before, whatever the mask says
-            return False
-        size = self.text_config.vocab_size
-        context, *branches = (
-            Segment("probe", "policy", tuple((7 * i + j) % size for i in range(3, 8)), train=j > 0) for j in range(3)
-        )
-
-        def score(row: Row) -> Tensor:
-            inputs = self.encode([row])
-            mask = torch.tensor([[s.train for b in row.branches for s in b.segments for _ in s.actions]])
-            mask = mask.to(self.device)
-            nothing = torch.zeros_like(mask, dtype=torch.float32)
-            scores = self.score(Batch(inputs, mask, nothing, nothing, mask.long(), mask.long()))
-            return scores.logprobs[mask]
-
-        packs, self.packs = self.packs, False
-        apart = torch.cat([score(Row([Branch([context, branch])])) for branch in branches])
-        self.packs = packs
-        try:
-            together = score(Row([Branch([context]), *(Branch([branch], parent=0) for branch in branches)]))
-        except torch.OutOfMemoryError:
-            raise
-        except (TypeError, ValueError, RuntimeError, KeyError, AttributeError):
-            return False
-        return bool((together - apart).abs().max() < self._tolerance)
-
-    @property
-    def _tolerance(self) -> float:
-        """Between log-probabilities that are computed in two ways, nats."""
-        return 1e-3 if self.model.dtype == torch.float32 else 0.25
-
-
-def _recompute_layers(model: nn.Module) -> None:
-    """Give up each layer's activations and recompute them in the backward pass.
-
-    Transformers' own switch works in training mode only, where some models draw dropout. A bound method in a partial
-    follows its layer when the model is copied.
-    """
-    from transformers.modeling_layers import GradientCheckpointingLayer
-
-    for layer in model.modules():
-        if isinstance(layer, GradientCheckpointingLayer):
-            layer.forward = partial(_recompute, layer.forward)
-
-
-def _recompute(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    if not torch.is_grad_enabled():
-        return forward(*args, **kwargs)
-    return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
-
-
-def _dtype(name: str, device: torch.device) -> torch.dtype:
-    if name != "auto":
-        return getattr(torch, name)
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:  # without the instructions, bfloat16 on a CPU is emulated and slower than float32
-        native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
-    return torch.bfloat16 if native else torch.float32

@@ -16,18 +16,23 @@ from torch import Tensor, nn
 class MasterWeights:
     """The trainable weights in float32, for a model that may compute in a lower precision.
 
-    A parameter that already is float32 is its own master. For any other, each gradient moves to the master as soon as
-    it is complete, is added there in float32, and leaves the model.
+    A parameter that already is float32 is its own master, unless masters are to live elsewhere. For any other, each
+    gradient moves to the master as soon as it is complete, is added there in float32, and leaves the model.
+
+    Args:
+        model: Its trainable weights are looked at now.
+        offload: Masters live in the host's memory, and with them gradients and what the optimiser keeps.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, offload: bool = False) -> None:
         self.pairs: dict[str, tuple[nn.Parameter, nn.Parameter]] = {}
         for name, weight in model.named_parameters():
             if not weight.requires_grad:
                 continue
             master = weight
-            if weight.dtype != torch.float32:
-                master = nn.Parameter(weight.detach().float())
+            if weight.dtype != torch.float32 or offload:
+                where = torch.device("cpu") if offload else weight.device
+                master = nn.Parameter(weight.detach().to(where, torch.float32, copy=True))
                 weight.register_post_accumulate_grad_hook(_mover(master))
             self.pairs[name] = (weight, master)
 
@@ -64,9 +69,9 @@ class MasterWeights:
 def _mover(master: nn.Parameter):
     def move(weight: nn.Parameter) -> None:
         if master.grad is None:
-            master.grad = weight.grad.float()
+            master.grad = weight.grad.to(master.device, torch.float32)
         else:
-            master.grad.add_(weight.grad)
+            master.grad.add_(weight.grad.to(master.device))
         weight.grad = None
 
     return move
