@@ -16,7 +16,7 @@ def seconds(work: Callable[[], Any], device: str, *, least: int = 3, most: float
     """The median of at least ``least`` repetitions in about ``most`` seconds, after one that warms up."""
     times: list[float] = []
     began = time.perf_counter()
-    while len(times) <= least or time.perf_counter() - began < most and len(times) < 200:
+    while len(times) <= least or (time.perf_counter() - began < most and len(times) < 200):
         started = time.perf_counter()
         work()
         wait(device)
@@ -53,10 +53,12 @@ def products(folder: str, tokens: int, dtype: torch.dtype, device: str) -> dict[
             torch.randn(*shape, device=device).to(dtype) for shape in ((tokens, into), (tokens, out), (out, into))
         )
         once = seconds(lambda x=x, w=w: x @ w.T, device, most=0.2)
-        back = seconds(lambda g=g, w=w: g @ w, device, most=0.2) + seconds(
-            lambda g=g, x=x: g.T @ x, device, most=0.2
+        back = seconds(lambda g=g, w=w: g @ w, device, most=0.2) + seconds(lambda g=g, x=x: g.T @ x, device, most=0.2)
+        forward, backward, flops = (
+            forward + count * once,
+            backward + count * back,
+            flops + 2 * count * tokens * out * into,
         )
-        forward, backward, flops = forward + count * once, backward + count * back, flops + 2 * count * tokens * out * into
     return {"forward": flops / forward, "update": 3 * flops / (forward + backward)}
 
 

@@ -29,6 +29,7 @@ def main() -> None:
         params = SamplingParams(
             temperature=1.0, max_tokens=request["tokens"], ignore_eos=True, detokenize=False, seed=None
         )
+        model.reset_prefix_cache()  # within a turn it may share prompts, as others do; not between turns
         started = time.perf_counter()
         made = model.generate(chosen, params, use_tqdm=False)
         seconds = time.perf_counter() - started

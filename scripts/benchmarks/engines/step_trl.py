@@ -55,7 +55,9 @@ class OnCommand(TrainerCallback):
         if self.turns.wait() is None:
             control.should_training_stop = True
 
-    def reward(self, completions: list[Any], completion_ids: list[list[int]], signal: list[bool], **_: Any) -> list[float]:
+    def reward(
+        self, completions: list[Any], completion_ids: list[list[int]], signal: list[bool], **_: Any
+    ) -> list[float]:
         """The same as hone's, on the texts of a batch; it counts the tokens by the way."""
         self.tokens += sum(map(len, completion_ids))
         self.completions += len(completion_ids)
@@ -117,9 +119,7 @@ def main() -> None:
         rows = Dataset.from_list(
             [{"prompt": chat, "signal": signal} for chat, signal in zip(s["messages"], s["signal"], strict=True)]
         )
-        GRPOTrainer(
-            model, command.reward, config, rows, processing_class=tokenizer, callbacks=[command]
-        ).train()
+        GRPOTrainer(model, command.reward, config, rows, processing_class=tokenizer, callbacks=[command]).train()
 
 
 if __name__ == "__main__":
