@@ -41,6 +41,10 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trl-python", help="an interpreter that has trl, if this one has not")
     parser.add_argument("--trl-micro", type=int, default=8, help="TRL's per_device_train_batch_size; 8 is its default")
     parser.add_argument("--trl-checkpointing", action="store_true", help="TRL's gradient checkpointing, its default")
+    parser.add_argument(
+        "--trl-weights", choices=["float32", "bfloat16"], default="float32",
+        help="bfloat16 leaves TRL without float32 masters: faster, and another training",
+    )  # fmt: skip
     parser.add_argument("--only", nargs="+", choices=["hone", "trl"], default=["hone", "trl"])
 
 
@@ -66,7 +70,7 @@ def _play(args: argparse.Namespace, report: Report, model: dict[str, Any], case:
     settings = model | {
         "device": args.device, "dtype": dtype, "messages": work.messages(len(signal), model["folder"], long),
         "signal": signal, "siblings": args.siblings, "tokens": args.tokens, "lr": args.lr,
-        "micro": args.trl_micro, "checkpointing": args.trl_checkpointing,
+        "micro": args.trl_micro, "trl_weights": args.trl_weights, "checkpointing": args.trl_checkpointing,
     }  # fmt: skip
     logs = Path(args.output) / "logs"
     python = {"python": args.trl_python} if args.trl_python else {}

@@ -83,7 +83,7 @@ def main() -> None:
     turns = Turns()
     s = turns.settings
     tokenizer = AutoTokenizer.from_pretrained(s["folder"], padding_side="left")
-    model = models.load(s, "float32")
+    model = models.load(s, s["trl_weights"])
     command = OnCommand(turns)
     command.watch(model, s["siblings"])
     sequences = len(s["messages"]) * s["siblings"]
