@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks import arithmetic, models
+from benchmarks import arithmetic, models, rates
 from benchmarks.arithmetic import number
 from benchmarks.engine import Engine, EngineError
 from benchmarks.report import GIB, Report, Table
@@ -101,8 +101,6 @@ def _measure(args: argparse.Namespace, report: Report, point: Point) -> dict[str
     }
     print(f"{point}: {found['seconds']:.2f} s, {found['grown'] / GIB:.2f} GiB", file=sys.stderr, flush=True)
     if not report.machine:
-        from benchmarks import rates
-
         report.machine = rates.machine(args.device)
     return found
 

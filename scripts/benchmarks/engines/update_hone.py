@@ -20,10 +20,8 @@ def main() -> None:
     s = turns.settings
     policy = CausalLM(path=s["folder"], dtype=s["dtype"], random_weights=0 if s["random"] else None)
     policy.load(device(s["device"]))
-    learner = Learner(
-        policy, build("objective", "policy_gradient"), OptimizerConfig(lr=1e-12), UpdateConfig(), steps=10**6,
-        temperature=1.0,
-    )  # fmt: skip
+    objective, update = build("objective", "policy_gradient"), UpdateConfig(**s.get("update", {}))
+    learner = Learner(policy, objective, OptimizerConfig(lr=1e-12), update, steps=10**6, temperature=1.0)
     vocabulary = policy.text_config.vocab_size
     learner.update(work.groups(1, 8, 2, 8, vocabulary), 0)  # moments of the optimiser, kernels
     turns.reply()
