@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import zlib
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Any
 
 SUBJECTS = [
@@ -87,4 +88,10 @@ def groups(count: int, context: int, siblings: int, response: int, vocabulary: i
 
 def shape_of(made: Sequence[Any]) -> list[tuple[int, list[int]]]:
     """(context, responses) of each group, for :func:`benchmarks.arithmetic.useful_tokens`."""
-    return [(sum(map(len, g.context)), [t.trained for t in g]) for g in made]
+    return [(context_length(group), [t.trained for t in group]) for group in made]
+
+
+def context_length(group: Any) -> int:
+    """Tokens that were given to all siblings before the policy's first."""
+    given = takewhile(lambda segment: segment.source == "given", group.trajectories[0].segments)
+    return sum(map(len, given))

@@ -31,7 +31,7 @@ class OnCommand:
             completions=sum(map(len, state.groups)),
             updated=len(kept),
             shape=work.shape_of(kept),
-            prompt=sum(len(s) for group in state.groups for s in group.context),
+            prompt=sum(map(work.context_length, state.groups)),
             **memory.peaks(),
             device_peak=memory.device_peak(self.turns.settings["device"]),
         )
