@@ -13,6 +13,7 @@ by all, and has not been tried: no GPU was at hand.
 """
 
 import argparse
+import sys
 
 from benchmarks import growth, head, limit, sampling, step
 
@@ -31,7 +32,9 @@ def main(arguments: list[str] | None = None) -> None:
         if name != "head":
             command.add_argument("--device", default="cpu")
         module.add(command)
+    arguments = sys.argv[1:] if arguments is None else arguments
     chosen = parser.parse_args(arguments)
+    chosen.typed = arguments
     COMMANDS[chosen.command].main(chosen)
 
 

@@ -138,6 +138,14 @@ def test_every_id_of_a_shape_has_a_text_of_its_own_and_prompts_have_the_length_a
     assert len({chat[0]["content"] for chat in chats}) == 3
 
 
+def test_the_command_is_shown_without_the_paths_of_a_machine():
+    from benchmarks.report import command
+
+    typed = ["step", "--output", "/here/it is", "--trl-python", "/there/python", "--case", "long"]
+    assert command(typed) == "step --trl-python PATH --case long"
+    assert command(["growth", "--quick"]) == "growth --quick"
+
+
 def test_the_reward_tells_texts_apart():
     from benchmarks.work import by_hash
 

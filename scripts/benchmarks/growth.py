@@ -152,7 +152,10 @@ def draw(turns: list[dict[str, Any]], path: Path) -> None:
         above.plot(x, [own[0]["seconds"] * w for w in work], "k:", label="as the FLOPs")
         below.plot(x, [t["grown"] / 2**20 for t in own], "o-", color="C1")
         above.set(xscale="log", yscale="log", title=TITLES[axis])
-        below.set(xscale="log", ylim=(0, None), xlabel=TITLES[axis])
+        below.set(xscale="log", ylim=(0, 1.15 * max(t["grown"] for t in own) / 2**20), xlabel=TITLES[axis])
+        for panel in (above, below):
+            panel.set_xticks(x, [str(t["value"]).removeprefix("shape:") for t in own], rotation=30, fontsize=8)
+            panel.minorticks_off()
     panels[0][0].set_ylabel("update, s")
     panels[1][0].set_ylabel("memory over what was held, MiB")
     panels[0][0].legend(fontsize=8)

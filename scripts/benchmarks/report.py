@@ -53,7 +53,7 @@ class Report:
         """Print the tables, and write ``<name>.md``, ``<name>.json`` and, where there is one, ``<name>.png``."""
         gpu = self.machine.get("gpu") or "no GPU: nothing here was run on one"
         known = [f"{key} {value}" for key, value in self.machine.items() if value is not None and key != "gpu"]
-        parts = [f"`python scripts/benchmark.py {shlex.join(sys.argv[1:])}`", f"{', '.join(known)}; {gpu}."]
+        parts = [f"`python scripts/benchmark.py {command(self.settings['typed'])}`", f"{', '.join(known)}; {gpu}."]
         parts += [part for title, table in self.tables for part in (title, table.markdown()) if part]
         text = "\n\n".join([*parts, *self.notes])
         print(text)
@@ -121,6 +121,18 @@ class Contest:
         if version := reply.pop("version", None):
             self.report.machine[name] = version
         return reply
+
+
+def command(typed: Sequence[str]) -> str:
+    """The arguments as they can be shown: without the output's folder, and interpreters as PATH."""
+    shown = list(typed)
+    for i, word in enumerate(typed[:-1]):
+        if word.endswith("-python"):
+            shown[i + 1] = "PATH"
+    if "--output" in shown:
+        at = shown.index("--output")
+        del shown[at : at + 2]
+    return shlex.join(shown)
 
 
 def memory(turns: Sequence[dict[str, Any]]) -> str:
