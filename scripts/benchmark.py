@@ -1,152 +1,41 @@
-"""Measure the native sampler beside Hugging Face generate, and the memory of the head.
+"""Measure hone beside others, and against the machine's own limits.
 
-    python scripts/benchmark.py sampling [--dtype bfloat16] [--tokens 64] [--rounds 3]
-    python scripts/benchmark.py head
+    python scripts/benchmark.py step [--trl-python PATH]        # a GRPO step beside TRL's GRPOTrainer
+    python scripts/benchmark.py sampling [--vllm-python PATH]   # beside generate, continuous batching, vLLM
+    python scripts/benchmark.py limit                           # the update against the GEMM rate
+    python scripts/benchmark.py growth [--quick]                # time and memory against lengths, siblings, sizes
+    python scripts/benchmark.py head                            # memory of the head in pieces
 
-Prints Markdown rows for BENCHMARKS.md. Sampling also prints the rates that its steps would have if they did nothing
-but copy the weights, or nothing but multiply by them.
+Whoever is compared runs in a process of its own, and they take turns in one run. Each command prints a Markdown table
+for BENCHMARKS.md and leaves it in --output, with every turn in JSON and a picture. --model takes what hone's model.path
+takes, or a shape with random weights (tiny, shape:135m, shape:qwen2.5-0.5b, shape:qwen2.5-1.5b); --device cuda is taken
+by all, and has not been tried: no GPU was at hand.
 """
 
 import argparse
-import asyncio
-import resource
-import statistics
-import subprocess
 import sys
-import time
 
-import torch
+from benchmarks import growth, head, limit, sampling, step
 
-from hone.policies import head
-from hone.policies.causal_lm import CausalLM
-from hone.runtime import device
-from hone.samplers.native import NativeSampler
-from hone.seats import SamplingParams
-
-PROMPTS = [f"Tell me about the number {n} in a few sentences, starting with its neighbours." for n in range(3, 11)]
+COMMANDS = {"step": step, "sampling": sampling, "limit": limit, "growth": growth, "head": head}
 
 
-def sampling(dtype: str, tokens: int, rounds: int, sequences: int, preamble: int) -> None:
-    """Tokens a second for 8 prompts, in turn by both samplers, with the end token banned so that lengths are equal."""
-    policy = CausalLM(path="smollm2-135m", dtype=dtype)
-    policy.load(device("auto"))
-    stop = sorted(policy.renderer.stop_tokens)
-
-    def ban(history: list[list[int]], logits: torch.Tensor) -> torch.Tensor:
-        logits[:, stop] = -torch.inf
-        return logits
-
-    sampler = NativeSampler(max_sequences=sequences, processors=[ban])
-    sampler.sync(policy)
-    before = (
-        "Read this list of numbers first: " + " ".join(str(n % 10) for n in range(preamble // 2)) if preamble else ""
-    )
-    contexts = [policy.renderer.prompt([{"role": "user", "content": f"{before} {text}"}]) for text in PROMPTS]
-    each = sequences // len(PROMPTS)
-
-    async def native_round(seed: int) -> int:
-        params = SamplingParams(max_tokens=tokens, seed=seed)
-        completions = await asyncio.gather(
-            *(sampler.sample([context], params.keyed(i, c)) for c, context in enumerate(contexts) for i in range(each))
-        )
-        return sum(len(segment) for completion in completions for segment in completion.segments)
-
-    tokenizer = policy.renderer.tokenizer
-    tokenizer.padding_side = "left"
-    texts = [context.text for context in contexts for _ in range(each)]
-    inputs = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False).to(policy.device)
-
-    def generate_round(seed: int) -> int:
-        torch.manual_seed(seed)
-        with torch.inference_mode():
-            out = policy.model.generate(
-                **inputs, do_sample=True, top_k=0, max_new_tokens=tokens, min_new_tokens=tokens, pad_token_id=stop[0]
-            )
-        return (out.shape[1] - inputs["input_ids"].shape[1]) * out.shape[0]
-
-    rates = {"hone native": [], "transformers generate": []}
-    for seed in range(rounds + 1):
-        for name, play in (
-            ("hone native", lambda seed=seed: asyncio.run(native_round(seed))),
-            ("transformers generate", lambda seed=seed: generate_round(seed)),
-        ):
-            started = time.perf_counter()
-            made = play()
-            if seed:  # the first round warms up
-                rates[name].append(made / (time.perf_counter() - started))
-    for name, values in rates.items():
-        low, high = min(values), max(values)
-        print(f"| {name} | {dtype} | {sequences} | {tokens} | {statistics.median(values):.0f} | {low:.0f}-{high:.0f} |")
-    for name, seconds in floors(policy, sequences).items():
-        print(f"| {name} | {dtype} | {sequences} | {tokens} | {sequences / seconds:.0f} | |")
-    ratios = [ours / theirs for ours, theirs in zip(*rates.values(), strict=True)]
-    print(f"ratio, median of {rounds} rounds: {statistics.median(ratios):.2f}")
-
-
-@torch.inference_mode()
-def floors(policy: CausalLM, sequences: int) -> dict[str, float]:
-    """Seconds that no decode step can do without: to read the weights, and to multiply by them."""
-    layers = [module for module in policy.model.modules() if isinstance(module, torch.nn.Linear)]
-    weights = [layer.weight for layer in layers]
-    inputs = {w.shape[1]: torch.randn(sequences, w.shape[1], dtype=w.dtype, device=w.device) for w in weights}
-    copies = [torch.empty_like(weight) for weight in weights]
-
-    def read() -> torch.Tensor:
-        return [copy.copy_(weight) for copy, weight in zip(copies, weights, strict=True)][-1]
-
-    def multiply() -> torch.Tensor:
-        return [layer(inputs[layer.in_features]) for layer in layers][-1]
-
-    found = {}
-    for name, work in (("weights copied, alone", read), ("matrix products, alone", multiply)):
-        times = []
-        for _ in range(10):
-            started = time.perf_counter()
-            work()[0, 0].item()  # waits for the device
-            times.append(time.perf_counter() - started)
-        found[name] = statistics.median(times[1:])
-    return found
-
-
-def head_memory(steps: int, chunked: bool) -> None:
-    """Peak memory of one forward and backward pass through SmolLM2's head, in a process of its own."""
-    hidden = torch.randn(steps, 576, requires_grad=True)
-    weight = torch.randn(49152, 576, requires_grad=True)
-    targets = torch.randint(0, 49152, (steps,))
-    weight.grad = torch.zeros_like(weight)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    chunk = head.chunk_size(49152, 256) if chunked else steps
-    if chunked:
-        log_probs, _ = head.chunked(lambda h: h @ weight.T, hidden, targets, 1.0, chunk=chunk)
-    else:
-        log_probs = (hidden @ weight.T).log_softmax(-1).gather(-1, targets[:, None])
-    log_probs.sum().backward()
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
-
-
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Parse arguments and measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["sampling", "head", "head-child"])
-    parser.add_argument("--dtype", default="bfloat16")
-    parser.add_argument("--tokens", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--sequences", type=int, default=64)
-    parser.add_argument("--preamble", type=int, default=0, help="tokens before each prompt, about")
-    parser.add_argument("--steps", type=int, default=512)
-    parser.add_argument("--full", action="store_true")
-    chosen = parser.parse_args()
-    if chosen.what == "sampling":
-        sampling(chosen.dtype, chosen.tokens, chosen.rounds, chosen.sequences, chosen.preamble)
-    elif chosen.what == "head-child":
-        head_memory(chosen.steps, not chosen.full)
-    else:
-        for steps in (512, 2048, 8192):
-            row = []
-            for flag in ([], ["--full"]):
-                command = [sys.executable, __file__, "head-child", "--steps", str(steps), *flag]
-                row.append(subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip())
-            print(f"| {steps} | {row[0]} | {row[1]} |")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, module in COMMANDS.items():
+        command = commands.add_parser(name, description=module.__doc__)
+        command.add_argument("--output", default="runs/benchmark", help="folder of tables, figures and pictures")
+        if name not in ("head", "growth"):
+            command.add_argument("--model", default="smollm2-135m")
+        if name != "head":
+            command.add_argument("--device", default="cpu")
+        module.add(command)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    chosen = parser.parse_args(arguments)
+    chosen.typed = arguments
+    COMMANDS[chosen.command].main(chosen)
 
 
 if __name__ == "__main__":
