@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 
 import torch
 
@@ -21,7 +22,7 @@ from hone.policies import head
 from hone.policies.causal_lm import CausalLM
 from hone.runtime import device
 from hone.samplers.native import NativeSampler
-from hone.seats import SamplingParams
+from hone.seats import Decoding, SamplingParams
 
 PROMPTS = [f"Tell me about the number {n} in a few sentences, starting with its neighbours." for n in range(3, 11)]
 
@@ -32,7 +33,7 @@ def sampling(dtype: str, tokens: int, rounds: int, sequences: int, preamble: int
     policy.load(device("auto"))
     stop = sorted(policy.renderer.stop_tokens)
 
-    def ban(history: list[list[int]], logits: torch.Tensor) -> torch.Tensor:
+    def ban(rows: Sequence[Decoding], logits: torch.Tensor) -> torch.Tensor:
         logits[:, stop] = -torch.inf
         return logits
 
