@@ -164,7 +164,7 @@ class AlphaOne:
             params: Their ``seed``, ``temperature`` and ``max_tokens`` are read; the last may be None, for no limit.
             mass: Whether only logits can be changed, and nothing that was drawn be replaced.
         """
-        moment = self.alpha * self.n_think
+        moment = round(self.alpha * self.n_think, 6)  # 1.1 * 10 is 11 tokens
         if params.max_tokens is not None and moment >= params.max_tokens:
             if not self._warned:
                 log.warning(

@@ -77,10 +77,11 @@ class Words(dict[int, str]):
 
     def see(self, thought: Thought, token: int) -> None:
         """Count the next token of a sequence in."""
-        window = thought.tail + self[token]
+        text = self[token]
+        window = thought.tail + text
         thought.t += 1
         thought.ended = thought.ended or self.end in window
-        thought.tail = window[-self.reach :]
+        thought.tail = window[-self.reach :] if text else ""  # a special token, and no part of any text
         if thought.pending:
             thought.pending = thought.pending[1:]
 
