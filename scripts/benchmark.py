@@ -1,6 +1,7 @@
 """Measure the native sampler beside Hugging Face generate, and the memory of the head.
 
     python scripts/benchmark.py sampling [--dtype bfloat16] [--tokens 64] [--rounds 3]
+    python scripts/benchmark.py alphaone [--dtype bfloat16] [--tokens 64] [--rounds 3]
     python scripts/benchmark.py head
 
 Prints Markdown rows for BENCHMARKS.md. Sampling also prints the rates that its steps would have if they did nothing
@@ -18,6 +19,7 @@ from collections.abc import Sequence
 
 import torch
 
+from hone.papers.alphaone import AlphaOne
 from hone.policies import head
 from hone.policies.causal_lm import CausalLM
 from hone.runtime import device
@@ -84,6 +86,62 @@ def sampling(dtype: str, tokens: int, rounds: int, sequences: int, preamble: int
     print(f"ratio, median of {rounds} rounds: {statistics.median(ratios):.2f}")
 
 
+class Timed:
+    """A processor that knows the processor time spent in it."""
+
+    def __init__(self, processor: AlphaOne) -> None:
+        self.processor, self.bind, self.seconds = processor, processor.bind, 0.0
+
+    def __call__(self, rows: Sequence[Decoding], logits: torch.Tensor) -> torch.Tensor:
+        started = time.process_time()
+        logits = self.processor(rows, logits)
+        self.seconds += time.process_time() - started
+        return logits
+
+    def replace(self, rows: Sequence[Decoding], drawn: Sequence[int]) -> dict[int, int]:
+        started = time.process_time()
+        replaced = self.processor.replace(rows, drawn)
+        self.seconds += time.process_time() - started
+        return replaced
+
+
+def steering(dtype: str, tokens: int, rounds: int, sequences: int) -> None:
+    """What AlphaOne costs in processor time: sampling with and without it in turn, and the share spent in it."""
+    policy = CausalLM(path="smollm2-135m", dtype=dtype)
+    policy.load(device("auto"))
+    stop = sorted(policy.renderer.stop_tokens)
+
+    def ban(rows: Sequence[Decoding], logits: torch.Tensor) -> torch.Tensor:
+        logits[:, stop] = -torch.inf
+        return logits
+
+    contexts = [policy.renderer.prompt([{"role": "user", "content": text}]) for text in PROMPTS]
+
+    def play(seed: int, *processors: Timed) -> float:
+        sampler = NativeSampler(max_sequences=sequences, processors=[ban, *processors])
+        sampler.sync(policy)
+
+        async def all_of_them() -> None:
+            params = [SamplingParams(max_tokens=tokens, seed=seed).keyed(i) for i in range(sequences)]
+            await asyncio.gather(*(sampler.sample([contexts[i % len(contexts)]], p) for i, p in enumerate(params)))
+
+        started = time.process_time()
+        asyncio.run(all_of_them())
+        return time.process_time() - started
+
+    for imposed in ("forced", "trained"):  # half of the tokens before the alpha moment; breaks are frequent
+        found = []
+        for seed in range(rounds + 1):
+            timed = Timed(AlphaOne(n_think=tokens / 2.8, delimiters=[".", "\n"], imposed=imposed))
+            pair = (play(seed), play(seed, timed)) if seed % 2 else (play(seed, timed), play(seed))[::-1]
+            if seed:  # the first warms up
+                found.append((*pair, timed.seconds / pair[1]))
+        without, with_it, share = (statistics.median(column) for column in zip(*found, strict=True))
+        ratio = statistics.median(b / a for a, b, _ in found)
+        rates = f"{sequences * tokens / without:.0f} | {sequences * tokens / with_it:.0f}"
+        print(f"| {imposed} | {dtype} | {sequences} | {tokens} | {rates} | {ratio:.3f} | {share:.2%} |")
+
+
 @torch.inference_mode()
 def floors(policy: CausalLM, sequences: int) -> dict[str, float]:
     """Seconds that no decode step can do without: to read the weights, and to multiply by them."""
@@ -128,7 +186,7 @@ def head_memory(steps: int, chunked: bool) -> None:
 def main() -> None:
     """Parse arguments and measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["sampling", "head", "head-child"])
+    parser.add_argument("what", choices=["sampling", "alphaone", "head", "head-child"])
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
@@ -139,6 +197,8 @@ def main() -> None:
     chosen = parser.parse_args()
     if chosen.what == "sampling":
         sampling(chosen.dtype, chosen.tokens, chosen.rounds, chosen.sequences, chosen.preamble)
+    elif chosen.what == "alphaone":
+        steering(chosen.dtype, chosen.tokens, chosen.rounds, chosen.sequences)
     elif chosen.what == "head-child":
         head_memory(chosen.steps, not chosen.full)
     else:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 from hone import document, seats
 from hone.build import build, describe, describe_settings, make
 from hone.parts import room_of
-from hone.registry import DOTTED, ConfigError, is_name, name_of, suggest
+from hone.registry import DOTTED, ConfigError, is_name, suggest
 from hone.seats import SamplingParams
 from hone.sections import CheckpointConfig, EvalConfig, OptimizerConfig, UpdateConfig, VerificationConfig
 
@@ -213,7 +213,8 @@ class Config(BaseModel):
         corrected = any(getattr(getattr(w, "func", w), "corrects_sampling", False) for w in weights)
         for i, processor in enumerate(getattr(self.sampler, "processors", ())):
             training = getattr(processor, "training", None)
-            where = f"sampler.processors.{i} = {name_of(type(processor))}"
+            spec = describe(processor)
+            where = f"sampler.processors.{i} = {spec if isinstance(spec, str) else next(iter(spec))}"
             if training is None:
                 yield f"{where}: changes the distribution that is sampled, which biases the ratio of training"
             elif training == "weighted" and not corrected:

@@ -1,5 +1,7 @@
 """Responses cut by the origin of their tokens."""
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -42,4 +44,4 @@ def test_they_join_to_the_whole(encoded, forced):
     kept = [value for part in found for value in part.logprobs]
     assert kept == [value for i, value in enumerate(values) if i not in forced]
     assert all(part.train == (part.source == "policy") == (len(part.logprobs) == len(part)) for part in found if part)
-    assert all(a.source != b.source for a, b in zip(found, found[1:], strict=False))
+    assert all(a.source != b.source for a, b in pairwise(found))
