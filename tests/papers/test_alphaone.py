@@ -397,6 +397,17 @@ class TestMarks:
         assert not any(alphaone.marks([ord("A"), W] * 30, SamplingParams(max_tokens=99)))
 
 
+def test_what_is_known_of_a_tokenizer_outlives_a_sync(sampler, policy):
+    alphaone = AlphaOne(**PLAIN)
+    engine = sampler(alphaone)
+    words = alphaone.words
+    engine.sync(policy)
+    assert alphaone.words is words
+    alphaone.bind(SimpleNamespace(reply=lambda text: SimpleNamespace(actions=(1,)), decode=lambda tokens: "x"))
+    assert alphaone.words is not words
+    assert alphaone.words[7] == "x"
+
+
 def test_empty_texts_are_refused():
     with pytest.raises(ValueError, match="delimiters and slow"):
         AlphaOne(delimiters=[""])

@@ -48,7 +48,7 @@ tasks:
 ALPHAONE = """
 sampler.native.processors:
   - alphaone:
-      {n_think: 2, wait: W, slow: [A, E, T], end: "e", delimiters: [a, b, c, d, f], schedule: constant, probability: 0.9}
+      {n_think: 2, wait: W, slow: [A, E, T], end: "e", delimiters: [a, b, c, d], schedule: constant, probability: 0.9}
 """
 """At the level of letters, which is what a model of random weights can say."""
 SUBSETS = [names for size in range(5) for names in combinations(PAPERS, size)]

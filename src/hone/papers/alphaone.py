@@ -137,8 +137,9 @@ class AlphaOne:
     # The state machine
 
     def bind(self, renderer: Any) -> None:
-        """Take a model's renderer. See :meth:`read`."""
-        self.read(Words.of(renderer, self.end, self._reach))
+        """Take a model's renderer, as a sampler does at each sync. See :meth:`read`."""
+        if self.words is None or not self.words.are_of(renderer):
+            self.read(Words.of(renderer, self.end, self._reach))
 
     def read(self, words: Words) -> None:
         """Take a tokenizer's words.

@@ -80,6 +80,8 @@ class BudgetForcing:
         Raises:
             ValueError: If its tokenizer has no tokens for the texts.
         """
+        if self._words is not None and self._words.are_of(renderer):
+            return
         self._words = Words.of(renderer, self.end, 0)
         self._waits, self._stops = self._words.tokens(self.wait), renderer.stop_tokens
         self._thoughts = WeakKeyDictionary()

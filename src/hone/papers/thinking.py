@@ -49,7 +49,7 @@ class Words(dict[int, str]):
         self, encode: Callable[[str], Sequence[int]], decode: Callable[[Sequence[int]], str], end: str, reach: int
     ) -> None:
         super().__init__()
-        self._encode, self._decode = encode, decode
+        self._encode, self._decode, self._renderer = encode, decode, None
         self.end, self.reach = end, max(reach, len(end))
         self.ends = self.tokens(end)
         if len(self.ends) == 1:
@@ -58,7 +58,13 @@ class Words(dict[int, str]):
     @classmethod
     def of(cls, renderer: Any, end: str, reach: int) -> Words:
         """Those of a :class:`~hone.seats.Renderer`."""
-        return cls(lambda text: renderer.reply(text).actions, renderer.decode, end, reach)
+        made = cls(lambda text: renderer.reply(text).actions, renderer.decode, end, reach)
+        made._renderer = renderer
+        return made
+
+    def are_of(self, renderer: Any) -> bool:
+        """Whether they are this renderer's, and what is known of its tokens holds."""
+        return self._renderer is renderer
 
     def __missing__(self, token: int) -> str:
         text = self[token] = self._decode([token])
