@@ -1,7 +1,7 @@
 """Measure the native sampler beside Hugging Face generate, and the memory of the head.
 
     python scripts/benchmark.py sampling [--dtype bfloat16] [--tokens 64] [--rounds 3]
-    python scripts/benchmark.py alphaone [--dtype bfloat16] [--tokens 64] [--rounds 3]
+    python scripts/benchmark.py alphaone [--imposed forced] [--dtype bfloat16] [--tokens 64] [--rounds 3]
     python scripts/benchmark.py head
 
 Prints Markdown rows for BENCHMARKS.md. Sampling also prints the rates that its steps would have if they did nothing
@@ -105,7 +105,7 @@ class Timed:
         return replaced
 
 
-def steering(dtype: str, tokens: int, rounds: int, sequences: int) -> None:
+def steering(dtype: str, tokens: int, rounds: int, sequences: int, imposed: str) -> None:
     """What AlphaOne costs in processor time: sampling with and without it in turn, and the share spent in it."""
     policy = CausalLM(path="smollm2-135m", dtype=dtype)
     policy.load(device("auto"))
@@ -129,17 +129,16 @@ def steering(dtype: str, tokens: int, rounds: int, sequences: int) -> None:
         asyncio.run(all_of_them())
         return time.process_time() - started
 
-    for imposed in ("forced", "trained"):  # half of the tokens before the alpha moment; breaks are frequent
-        found = []
-        for seed in range(rounds + 1):
-            timed = Timed(AlphaOne(n_think=tokens / 2.8, delimiters=[".", "\n"], imposed=imposed))
-            pair = (play(seed), play(seed, timed)) if seed % 2 else (play(seed, timed), play(seed))[::-1]
-            if seed:  # the first warms up
-                found.append((*pair, timed.seconds / pair[1]))
-        without, with_it, share = (statistics.median(column) for column in zip(*found, strict=True))
-        ratio = statistics.median(b / a for a, b, _ in found)
-        rates = f"{sequences * tokens / without:.0f} | {sequences * tokens / with_it:.0f}"
-        print(f"| {imposed} | {dtype} | {sequences} | {tokens} | {rates} | {ratio:.3f} | {share:.2%} |")
+    found = []
+    for seed in range(rounds + 1):  # half of the tokens before the alpha moment; breaks are frequent
+        timed = Timed(AlphaOne(n_think=tokens / 2.8, delimiters=[".", "\n"], imposed=imposed))
+        pair = (play(seed), play(seed, timed)) if seed % 2 else (play(seed, timed), play(seed))[::-1]
+        if seed:  # the first warms up
+            found.append((*pair, timed.seconds / pair[1]))
+    without, with_it, share = (statistics.median(column) for column in zip(*found, strict=True))
+    ratio = statistics.median(b / a for a, b, _ in found)
+    rates = f"{sequences * tokens / without:.0f} | {sequences * tokens / with_it:.0f}"
+    print(f"| {imposed} | {dtype} | {sequences} | {tokens} | {rates} | {ratio:.3f} | {share:.2%} |")
 
 
 @torch.inference_mode()
@@ -193,12 +192,13 @@ def main() -> None:
     parser.add_argument("--sequences", type=int, default=64)
     parser.add_argument("--preamble", type=int, default=0, help="tokens before each prompt, about")
     parser.add_argument("--steps", type=int, default=512)
+    parser.add_argument("--imposed", default="forced", choices=["forced", "trained"])
     parser.add_argument("--full", action="store_true")
     chosen = parser.parse_args()
     if chosen.what == "sampling":
         sampling(chosen.dtype, chosen.tokens, chosen.rounds, chosen.sequences, chosen.preamble)
     elif chosen.what == "alphaone":
-        steering(chosen.dtype, chosen.tokens, chosen.rounds, chosen.sequences)
+        steering(chosen.dtype, chosen.tokens, chosen.rounds, chosen.sequences, chosen.imposed)
     elif chosen.what == "head-child":
         head_memory(chosen.steps, not chosen.full)
     else:
