@@ -13,8 +13,8 @@ The interfaces are those of ``vllm/v1/sample/logits_processor/interface.py`` and
 ``vllm/v1/worker/gpu/sample/logits_processor/interface.py`` (documented with vLLM 0.32). Both run before temperature
 and truncation; V1 applies penalties behind custom processors, and with those the probabilities are not exact.
 
-The V1 adapter has been run in vLLM 0.32's CPU build, by hand and for a few requests. **The V2 adapter has not been run in
-vLLM**: that runner needs Triton. The tests drive the methods of both with streams of updates made by hand.
+The V1 adapter has been run in vLLM 0.32's CPU build, by hand and for a few requests. **The V2 adapter has not been run
+in vLLM**: that runner needs Triton. The tests drive the methods of both with streams of updates made by hand.
 
 Traps, and what is done about them:
 
