@@ -57,10 +57,9 @@ def mix(logits: Tensor, rows: Tensor, target: int, share: Tensor, temperature: T
         share: ``[N]``: s, in [0, 1].
         temperature: ``[N]``, above 0.
     """
-    warm, share = temperature.double(), share.double()
-    scaled = logits[rows].double() / warm[:, None]
-    odds = share.log() - torch.log1p(-share)
-    mass = warm * torch.logaddexp(odds + scaled.logsumexp(1), scaled[:, target])
-    logits[rows, target] = torch.where(share < 1, mass, logits[rows, target].double()).to(logits.dtype)
+    scaled = logits[rows].float() / temperature.float()[:, None]
+    odds = share.double().log() - torch.log1p(-share.double())
+    mass = temperature * torch.logaddexp(odds + scaled.logsumexp(1), scaled[:, target].double())
+    logits[rows, target] = torch.where(share < 1, mass.to(logits.dtype), logits[rows, target])
     sure = rows[share == 1]
     return force(logits, sure, torch.full_like(sure, target))
