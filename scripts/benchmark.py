@@ -5,6 +5,7 @@
     python scripts/benchmark.py limit                           # the update against the GEMM rate
     python scripts/benchmark.py growth [--quick]                # time and memory against lengths, siblings, sizes
     python scripts/benchmark.py head                            # memory of the head in pieces
+    python scripts/benchmark.py alphaone [--imposed trained]    # what AlphaOne costs beside the decoding itself
 
 Whoever is compared runs in a process of its own, and they take turns in one run. Each command prints a Markdown table
 for BENCHMARKS.md and leaves it in --output, with every turn in JSON and a picture. --model takes what hone's model.path
@@ -15,9 +16,9 @@ by all, and has not been tried: no GPU was at hand.
 import argparse
 import sys
 
-from benchmarks import growth, head, limit, sampling, step
+from benchmarks import alphaone, growth, head, limit, sampling, step
 
-COMMANDS = {"step": step, "sampling": sampling, "limit": limit, "growth": growth, "head": head}
+COMMANDS = {"step": step, "sampling": sampling, "limit": limit, "growth": growth, "head": head, "alphaone": alphaone}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -27,9 +28,9 @@ def main(arguments: list[str] | None = None) -> None:
     for name, module in COMMANDS.items():
         command = commands.add_parser(name, description=module.__doc__)
         command.add_argument("--output", default="runs/benchmark", help="folder of tables, figures and pictures")
-        if name not in ("head", "growth"):
+        if name not in ("head", "growth", "alphaone"):
             command.add_argument("--model", default="smollm2-135m")
-        if name != "head":
+        if name not in ("head", "alphaone"):
             command.add_argument("--device", default="cpu")
         module.add(command)
     arguments = sys.argv[1:] if arguments is None else arguments

@@ -42,6 +42,28 @@ def here(tmp_path, monkeypatch, tiny_model_path):
     return tmp_path
 
 
+def test_calibrate_measures_how_long_the_policy_thinks_without_the_processor(here, capsys):
+    given = ["sampler.native.processors=[{alphaone: {wait: W, slow: [W], end: e}}]", "sampling.max_tokens=40"]
+    assert main(["calibrate", "tiny.yaml", *given, "--questions", "12"]) == 0
+    first = capsys.readouterr().out
+    found = dict(line.split(": ") for line in first.splitlines())
+    assert found["answers"] == "12"
+    assert 1 <= float(found["n_think"]) <= 40
+    assert (
+        main(["calibrate", "tiny.yaml", *given, "sampler.native.processors.0.alphaone.n_think=1", "--questions", "12"])
+        == 0
+    )
+    assert capsys.readouterr().out == first
+    for words, message in [
+        (["tiny.yaml"], "there is none that is calibrated, such as alphaone"),
+        (["tiny.yaml", *given, "--questions", "0"], "--questions 0: should be at least 1"),
+    ]:
+        assert main(["calibrate", *words]) == 2
+        assert message in capsys.readouterr().err
+    assert main(["train", "tiny.yaml", *given]) == 2
+    assert "alphaone.n_think: required; `hone calibrate CONFIG` estimates it" in capsys.readouterr().err
+
+
 @pytest.fixture
 def start(here):
     """Starts ``hone`` in a process and a session of its own."""

@@ -178,6 +178,39 @@ def test_the_folder_is_the_first_free_one(load, tmp_path, monkeypatch):
     assert Config(model="x", tasks=Questions(), verifier=judge).run_folder() == Path("runs/run-1")
 
 
+def wild(rows, logits):
+    """A processor that says nothing of training."""
+    return logits
+
+
+@pytest.mark.parametrize(
+    ("processors", "weights", "problem"),
+    [
+        ("[{alphaone: {n_think: 9}}, budget_forcing]", "[]", None),
+        ("[{alphaone: {n_think: 9, imposed: trained}}]", "[truncated_importance]", None),
+        ("[{alphaone: {n_think: 9, imposed: trained}}]", "[masked_importance, high_entropy]", None),
+        (
+            "[budget_forcing, {alphaone: {n_think: 9, imposed: trained}}]", "[high_entropy]",
+            "sampler.processors.1 = alphaone: what it imposes trains with another probability than the policy's; add "
+            "truncated_importance or masked_importance to objective.policy_gradient.weights",
+        ),
+        (
+            "['test_config:wild']", "[truncated_importance]",
+            "sampler.processors.0 = test_config:wild: changes the distribution that is sampled, which biases the ratio "
+            "of training",
+        ),
+    ],
+)  # fmt: skip
+def test_a_processor_says_what_training_with_it_needs(processors, weights, problem, load):
+    given = f"sampler.native.processors={processors}", f"objective.policy_gradient.weights={weights}"
+    if problem is None:
+        assert load(SHORT, *given).sampler.processors
+        return
+    with pytest.raises(ConfigError) as caught:
+        load(SHORT, *given)
+    assert caught.value.problems == [problem]
+
+
 def test_hooks_are_called_in_an_order_that_keeps_the_record_whole(load):
     config = load(LONG, "hooks=[{log: {rollouts: false}}]", "checkpoint.every=7")
     hooks = config.run_hooks()

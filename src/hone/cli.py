@@ -116,6 +116,12 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     synth.add_argument("overrides", **overrides)
     synth.add_argument("--report", action="store_true", help="tell and draw what is in the store, and make nothing")
+    calibrate = command(
+        "calibrate", _calibrate, "Measure what processors have to know of a model, such as for how long it thinks.",
+        config="a YAML file",
+    )  # fmt: skip
+    calibrate.add_argument("overrides", **overrides)
+    calibrate.add_argument("--questions", type=int, default=10, help="tasks that are tried; 10 unless given")
     command("report", _report, "Tell what a run did, and which tasks its training can solve that it could not before.",
             folder="the run's folder")  # fmt: skip
     command("plot", _plot, "Draw the curves of a run into its folder.", folder="the run's folder").add_argument(
@@ -175,6 +181,18 @@ def _make(chosen: argparse.Namespace) -> int:
     _quiet_libraries()
     for made in make(config, command, print):
         print("\n".join(f"{name}: {value}" for name, value in made.items()))
+    return 0
+
+
+def _calibrate(chosen: argparse.Namespace) -> int:
+    from hone.config import load_config
+    from hone.session import calibrate
+
+    if chosen.questions < 1:
+        raise ValueError(f"--questions {chosen.questions}: should be at least 1")
+    _quiet_libraries()
+    for measured in calibrate(load_config(chosen.config, chosen.overrides), chosen.questions):
+        print("\n".join(f"{name}: {value}" for name, value in measured.items()))
     return 0
 
 

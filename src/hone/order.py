@@ -28,6 +28,8 @@ def _acts(config: Config) -> Iterator[tuple[str, Any, str]]:
     for source in reversed(list(within(config.tasks))):
         yield "tasks", source, "what is asked"
     yield "environment", config.environment, "what is sampled, and which of it trains"
+    for part in getattr(config.sampler, "processors", ()):
+        yield "processor", part, "which token comes next"
     yield "verifier", config.verifier, "the reward"
     yield "gate", config.gate, "which groups are in the loss"
     for part in config.shapers:

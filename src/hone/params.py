@@ -1,10 +1,11 @@
-"""How parts declare their settings, and the settings of a draw."""
+"""How parts declare their settings; the settings of a draw, and what is being drawn."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Annotated, Any, dataclass_transform
+from typing import Annotated, Any, Protocol, dataclass_transform
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as validated
@@ -50,6 +51,19 @@ class SamplingParams:
     def truncated(self) -> bool:
         """Whether some tokens can never be drawn, so that sampled log-probabilities are of another distribution."""
         return self.top_p < 1 or self.top_k > 0 or self.min_p > 0
+
+
+class Decoding(Protocol):
+    """A sequence while it is sampled, as processors see it: hashed by identity, and the same object to its end.
+
+    ``context`` are the token ids that it continues, ``tokens`` those drawn so far, imposed ones included. A processor's
+    own randomness is keyed by ``params.seed`` and the position, as that of the draw, so that a sample does not depend
+    on its neighbours.
+    """
+
+    context: Sequence[int]
+    params: SamplingParams
+    tokens: Sequence[int]
 
 
 def reads_reference(part: Any) -> bool:

@@ -40,7 +40,10 @@ SEATS: dict[str, type] = {
 REGISTRY: dict[str, dict[str, str]] = {
     "policy": {"causal_lm": "hone.policies.causal_lm:CausalLM"},
     "sampler": {"native": "hone.samplers.native:NativeSampler"},
-    "processor": {},
+    "processor": {
+        "alphaone": "hone.papers.alphaone:AlphaOne",
+        "budget_forcing": "hone.papers.budget_forcing:BudgetForcing",
+    },
     "tasks": {
         "files": "hone.tasks.files:Files",
         "hub": "hone.tasks.files:Hub",

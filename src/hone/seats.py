@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from hone.params import SamplingParams, reads_reference, settings  # noqa: F401  seats are written with them
+from hone.params import Decoding, SamplingParams, reads_reference, settings  # noqa: F401  seats are written with them
 from hone.types import Batch, Completion, Group, Loss, Message, Row, Score, Scores, Segment, Task, Trajectory
 
 if TYPE_CHECKING:
@@ -121,9 +121,14 @@ class Sampler(Protocol):
 
 @runtime_checkable
 class Processor(Protocol):
-    """Changes logits before the draw: ``history`` holds the tokens sampled so far, ``logits`` is ``[B, V]``."""
+    """Changes ``[B, V]`` logits, not divided by the temperature yet, before the draw: a row for each of ``rows``.
 
-    def __call__(self, history: list[list[int]], logits: Tensor) -> Tensor: ...
+    One may also have ``replace(rows, drawn) -> {row: token}``: these take the places of the drawn tokens, and are
+    "forced" in the completion; and ``bind(renderer)``, called before all else. One fit for training has ``training``:
+    "exact" if all that it leaves is drawn as the policy has it, "weighted" if that takes an importance weight.
+    """
+
+    def __call__(self, rows: Sequence[Decoding], logits: Tensor) -> Tensor: ...
 
 
 @runtime_checkable
@@ -217,6 +222,7 @@ class StepField(Protocol):
     A field may also have ``measure(values, scores, batch)``, which gives metrics as (sum, count). One that has to see
     the whole mini-batch says so by ``pooled = True`` and has ``over(scores, batches) -> [values, ...]``: it is called
     once for an optimiser step, with the scores of all micro-batches, on every rank and also where there are none.
+    ``corrects_sampling = True`` says of a weight that it makes up for steps drawn by other probabilities.
     """
 
     def __call__(self, scores: Scores, batch: Batch) -> Tensor: ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from itertools import islice
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -110,6 +111,25 @@ def make(config: Any, command: str, report: Callable[[str], None]) -> list[dict[
         raise ValueError(f"tasks: there is no source here for `hone {command}`")
     with Session(config):
         return [source.make(report) for source in makers]
+
+
+def calibrate(config: Any, questions: int) -> list[dict[str, Any]]:
+    """Have every processor that measures the model as it is without it do so, on the first tasks.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    processors = getattr(config.sampler, "processors", [])
+    measuring = [processor for processor in processors if hasattr(processor, "calibrate")]
+    if not measuring:
+        raise ValueError("sampler.processors: there is none that is calibrated, such as alphaone")
+    config.sampler.processors = [processor for processor in processors if processor not in measuring]
+    try:
+        with Session(config) as session:
+            tasks = list(islice(config.tasks, questions))
+            return [processor.calibrate(session, tasks) for processor in measuring]
+    finally:
+        config.sampler.processors = processors
 
 
 def within(source: TaskSource) -> Iterator[TaskSource]:

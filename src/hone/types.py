@@ -141,8 +141,8 @@ class Trajectory:
 
     @property
     def sampled(self) -> int:
-        """Number of steps that the policy sampled."""
-        return sum(len(segment) for segment in self.segments if segment.source == "policy")
+        """Number of steps that sampling took: those of the policy, and those forced upon it."""
+        return sum(len(segment) for segment in self.segments if segment.source != "given")
 
     @property
     def trained(self) -> int:
@@ -184,8 +184,8 @@ class Group:
 
     @property
     def sampled(self) -> int:
-        """Number of steps that the policy sampled; a segment that several trajectories hold was sampled once."""
-        held = {id(s): s for t in (*self.trajectories, *self.aside) for s in t.segments if s.source == "policy"}
+        """Number of steps that sampling took; a segment that several trajectories hold was sampled once."""
+        held = {id(s): s for t in (*self.trajectories, *self.aside) for s in t.segments if s.source != "given"}
         return sum(map(len, held.values()))
 
     @property

@@ -45,6 +45,12 @@ tasks:
     refresh: 2
 """,
 }
+ALPHAONE = """
+sampler.native.processors:
+  - alphaone:
+      {n_think: 2, wait: W, slow: [A, E, T], end: "e", delimiters: [a, b, c, d], schedule: constant, probability: 0.9}
+"""
+"""At the level of letters, which is what a model of random weights can say."""
 SUBSETS = [names for size in range(5) for names in combinations(PAPERS, size)]
 
 
@@ -102,3 +108,23 @@ def test_every_combination_trains(names, tmp_path, tiny_model_path):
         tasks = {row["task"] for row in run.rollouts}
         assert any("synth" in task for task in tasks)
         assert any("synth" not in task for task in tasks)
+
+
+@pytest.mark.parametrize("names", [(), tuple(PAPERS)], ids=["alone", "all"])
+def test_what_alphaone_imposes_does_not_train(names, tmp_path, tiny_model_path):
+    made = config((), tmp_path, tiny_model_path)
+    data = document.read(made.dump())
+    for source in ("ALPHAONE", *names):
+        for path, value in document.read(globals().get(source) or PAPERS[source]).items():
+            document.put(data, path, value)
+    if names:
+        data["tasks"]["synthrl"]["store"] = str(tmp_path / "synthesis")
+    made = hone.Config(**data)
+    assert hone.Config(**document.read(made.dump())) == made
+    run = hone.Trainer(made).fit()
+    assert all(math.isfinite(row["loss"]) and row["mismatch/max"] < 1e-3 for row in run.metrics)
+    parts = [part for row in run.rollouts for part in row["segments"]]
+    imposed = [part for part in parts if part["source"] == "forced"]
+    assert imposed
+    assert not any(part["train"] for part in imposed)
+    assert {part["source"] for part in parts if part["train"]} == {"policy"}

@@ -21,7 +21,7 @@ END = 256
 
 
 def ban(*tokens):
-    def processor(history, logits):
+    def processor(rows, logits):
         logits[:, list(tokens)] = -torch.inf
         return logits
 
@@ -32,10 +32,10 @@ def script(text_or_tokens):
     """A processor that leaves no choice but a given text."""
     tokens = list(text_or_tokens)
 
-    def processor(history, logits):
+    def processor(rows, logits):
         forced = torch.full_like(logits, -torch.inf)
-        for row, before in enumerate(history):
-            forced[row, tokens[len(before) % len(tokens)]] = 0
+        for row, request in enumerate(rows):
+            forced[row, tokens[len(request.tokens) % len(tokens)]] = 0
         return forced
 
     return processor
@@ -357,8 +357,8 @@ def test_nothing_is_computed_for_who_left_while_waiting(sampler):
 
 @pytest.mark.parametrize("at", [0, 1, 5])
 def test_an_error_reaches_everybody_and_leaves_the_sampler_usable(at, sampler):
-    def fail(history, logits):
-        if max(map(len, history)) >= at:
+    def fail(rows, logits):
+        if max(len(row.tokens) for row in rows) >= at:
             raise ZeroDivisionError("a processor's own fault")
         return logits
 
@@ -404,7 +404,7 @@ def test_a_model_without_a_limit_of_positions_goes_on(sampler):
 
 
 def test_weights_gone_bad_are_told(sampler):
-    def spoil(history, logits):
+    def spoil(rows, logits):
         return logits * torch.nan
 
     with pytest.raises(FloatingPointError, match="logits are NaN"):
@@ -414,9 +414,9 @@ def test_weights_gone_bad_are_told(sampler):
 def test_processors_see_what_was_sampled_and_rule_what_is_drawn(sampler):
     histories = []
 
-    def watch(history, logits):
-        assert len(history) == len(logits)
-        histories.extend(tuple(before) for before in history)
+    def watch(rows, logits):
+        assert len(rows) == len(logits)
+        histories.extend(tuple(row.tokens) for row in rows)
         return logits
 
     odd = ban(*range(1, 261, 2))

@@ -65,6 +65,9 @@ def masked_importance(
     return torch.where((ratio >= low) & (ratio <= high), ratio, 0.0)
 
 
+truncated_importance.corrects_sampling = masked_importance.corrects_sampling = True
+
+
 def _ratio(scores: Scores, batch: Batch, level: Level) -> Tensor:
     """``w`` ``[B, T]``, 1 outside the mask."""
     old = scores.logprobs if batch.old_logprobs is None else batch.old_logprobs

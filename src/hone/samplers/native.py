@@ -20,6 +20,7 @@ from torch import Tensor
 from hone import masks
 from hone.samplers.draw import Rules, draw
 from hone.samplers.prefill import Prefill, Prefix
+from hone.samplers.segments import segments
 from hone.samplers.slots import GROW, Slots
 from hone.seats import Processor, SamplingParams, settings
 from hone.types import Completion, Segment, Stop
@@ -35,6 +36,8 @@ class Request:
     version: int
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    forced: set[int] = field(default_factory=set)
+    """Positions of the tokens that a processor has imposed."""
 
     @property
     def length(self) -> int:
@@ -49,7 +52,7 @@ class NativeSampler:
     Attributes:
         max_sequences: Most sequences decoded together; the others wait for a slot.
         prefill_tokens: Most context tokens computed in one pass.
-        processors: Change the logits before each draw.
+        processors: Change the logits before each draw, or what was drawn.
     """
 
     max_sequences: int = Field(64, ge=1)
@@ -77,6 +80,9 @@ class NativeSampler:
         self._policy, self.renderer = policy, policy.renderer
         known = inspect.signature(policy.backbone.forward).parameters
         self._cache_keyword = "cache" if "cache" in known else "past_key_values"  # before transformers 5.24
+        for processor in self.processors:
+            if hasattr(processor, "bind"):
+                processor.bind(self.renderer)
 
     def close(self) -> None:
         """Forget the policy; sequences under way fail."""
@@ -160,10 +166,16 @@ class NativeSampler:
     def _extend(self, requests: Sequence[Request], logits: Tensor, rules: Rules) -> None:
         """Draw each request's next token; those that it finishes leave."""
         for processor in self.processors:
-            logits = processor([request.tokens for request in requests], logits)
+            logits = processor(requests, logits)
         position = torch.tensor([len(request.tokens) for request in requests], device=rules.seed.device)
         tokens, logprobs = draw(logits, rules, position)
-        for request, token, logprob in zip(requests, tokens.tolist(), logprobs.tolist(), strict=True):
+        drawn = tokens.tolist()
+        for processor in self.processors:
+            if hasattr(processor, "replace"):
+                for row, token in processor.replace(requests, drawn).items():
+                    drawn[row] = token
+                    requests[row].forced.add(len(requests[row].tokens))
+        for request, token, logprob in zip(requests, drawn, logprobs.tolist(), strict=True):
             request.tokens.append(token)
             request.logprobs.append(logprob)
         self._leave()
@@ -194,15 +206,8 @@ class NativeSampler:
         return "length" if len(request.tokens) >= request.params.max_tokens else None
 
     def _completion(self, request: Request, stop: Stop) -> Completion:
-        segment = Segment(
-            "response",
-            "policy",
-            tuple(request.tokens),
-            tuple(request.logprobs),
-            self.renderer.decode(request.tokens),
-            train=True,
-        )
-        return Completion((segment,), stop, request.version)
+        made = segments(request.tokens, request.logprobs, request.forced, self.renderer.decode)
+        return Completion(made, stop, request.version)
 
     def _enter(self) -> None:
         """Give free slots to waiting requests, and each of them its first token."""
