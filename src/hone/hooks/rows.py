@@ -42,7 +42,7 @@ def _outcome(trajectory: Trajectory) -> dict[str, Any]:
             {"name": s.name, "source": s.source, "train": s.train, "text": s.text, "tokens": len(s)}
             for s in trajectory.segments
         ],
-        "question": question(trajectory.task),
+        "question": question(trajectory.task) if trajectory.task.prompt else "",
         "answer": trajectory.task.answer,
         "meta": trajectory.task.meta,
     }

@@ -1,8 +1,8 @@
 """maj@k: the chance that the commonest of k answers is right.
 
-Self-consistency (X. Wang et al., arXiv 2203.11171) takes the answer that most of k samples agree on. From n samples it is
-computed for every k at once and without chance: the mean over all subsets of k samples, where a tie between answers
-is broken evenly. Samples without an answer cast no vote; where no sample of a subset votes, the vote is wrong.
+Self-consistency (X. Wang et al., arXiv 2203.11171) takes the answer that most of k samples agree on. From n samples it
+is computed for every k without chance: the mean over all subsets of k samples, where a tie between answers is broken
+evenly. Samples without an answer cast no vote; where no sample of a subset votes, the vote is wrong.
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ from hone.verifiers.verdict import failed, to_score
 class Combine:
     """The weighted sum of several verifiers' values.
 
-    The score's parts hold each one's own value under its name, and its own parts under "name/part"; its answer is that of
-    the first part that reads one. If one fails, the whole does, and says which.
+    The score's parts hold each one's own value under its name, and its own parts under "name/part"; its answer
+    is that of the first part that reads one. If one fails, the whole does, and says which.
 
     Attributes:
         parts: Verifiers by name.

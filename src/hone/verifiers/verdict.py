@@ -9,7 +9,6 @@ from typing import Any
 
 from hone.types import Score
 
-
 LONGEST_ANSWER = 500
 """Characters of :attr:`~hone.types.Score.answer`; a longer one is told by its hash, which votes as well."""
 
