@@ -95,8 +95,8 @@ def refuse_other_tokenizers(config: Config, candidates: Sequence[Candidate]) -> 
         if own != known:
             other = sum(known.get(token) != i for token, i in own.items())
             raise ValueError(
-                f"{label}: its tokenizer is not that of {first[0]}: {len(own)} tokens against {len(known)}, and {other} "
-                f"that have another number or are not there; evaluate it apart from the others, with --no-base"
+                f"{label}: its tokenizer is not that of {first[0]}: {len(own)} tokens against {len(known)}, {other} of "
+                "them with another number or not there; evaluate it apart from the others, with --no-base"
             )
         if tokenizer.chat_template != first[1].chat_template:
             log.warning("%s has another chat template than %s: the two read different prompts", label, first[0])
@@ -114,7 +114,7 @@ def _fresh(model: Policy) -> Any:
 def _candidate(config: Config, path: Path) -> Candidate:
     if not path.is_dir():
         raise FileNotFoundError(
-            f"there is no checkpoint {str(path)!r}; give a run's folder, one of its checkpoints, or a saved model's folder"
+            f"there is no checkpoint {str(path)!r}; give the folder of a run, of a checkpoint, or of a saved model"
         )
     if (path / "metrics.jsonl").is_file() or (path / "checkpoints").is_dir():
         newest = checkpoint.latest(path)

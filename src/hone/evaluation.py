@@ -1,29 +1,28 @@
 """``hone eval``: the evaluations of a configuration, for the base model and for checkpoints, side by side.
 
-Everything lies in one folder: ``config.yaml``, the rows of each checkpoint in ``<evaluation>/<checkpoint>.jsonl`` (those of
-``rollouts.jsonl``), ``results.json`` and ``passk.png``. A task's rows are written as soon as it is played, so that a start
-that was cut off goes on where it was. Noise is keyed by evaluation, task, sibling and position alone: checkpoints differ by
-their weights, and the evaluations of a training run have the same noise.
+Everything lies in one folder: ``config.yaml``, each checkpoint's rows in ``<evaluation>/<checkpoint>.jsonl`` (as in
+``rollouts.jsonl``), ``results.json`` and ``passk.png``. A task's rows are written as soon as it is played, so that a
+start that was cut off goes on where it was. Noise is keyed by evaluation, task, sibling and position alone: checkpoints
+differ by their weights, and the evaluations of a training run have the same noise.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from hone import document
-from hone.build import describe, describe_settings
 from hone.candidates import Candidate, find, refuse_other_tokenizers
 from hone.collect import refuse_without_verdict
 from hone.config import Config, load_config
-from hone.folder import write_settings
 from hone.hooks import jsonl
 from hone.hooks.rows import rows
+from hone.ledger import ELSEWHERE, claim, identify, write_whole
 from hone.report.evaluation import METHOD, draw, evaluated
 from hone.report.lines import JsonLines
 from hone.sections import EvalConfig
@@ -33,9 +32,6 @@ from hone.synthesis.rewriting import question
 from hone.types import Group, Task
 
 log = logging.getLogger("hone")
-
-SHOWN = 12
-"""Settings that differ of which a refusal tells."""
 Row = dict[str, Any]
 
 
@@ -63,8 +59,8 @@ def evaluate(
 
     Raises:
         FileNotFoundError: A checkpoint is not there.
-        ValueError: There are no evaluations, the folder holds one with other settings, tokenizers differ, or a task does
-            not fit into the model.
+        ValueError: There are no evaluations, the folder holds one with other settings, tokenizers differ, or a task
+            does not fit into the model.
         VerificationError: Not one answer of an evaluation could be judged.
     """
     if not config.eval:
@@ -73,7 +69,7 @@ def evaluate(
     refuse_other_tokenizers(config, candidates)
     folder = Path(folder)
     parts = [_Part(name, part, folder / name, _tasks(name, part)) for name, part in config.eval.items()]
-    _claim(folder, config)
+    claim(folder, config)
     for candidate in candidates:
         _play(config, candidate, parts, folder, progress)
     results = {part.name: evaluated(part.played(candidates), part.settings.siblings, seed) for part in parts}
@@ -85,7 +81,7 @@ def evaluate(
 
 
 def load_evaluation(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a configuration that need not say how to train: ``tasks`` and ``verifier`` are those of its first evaluation.
+    """Read a configuration that need not say how to train: it lends ``tasks`` and ``verifier`` of its first evaluation.
 
     Args:
         path: The YAML file, or the folder of a run.
@@ -96,13 +92,6 @@ def load_evaluation(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     first = next(iter(written["eval"].values()), None) if isinstance(written.get("eval"), Mapping) else None
     lent = {name: first[name] for name in ("tasks", "verifier") if isinstance(first, Mapping) and name in first}
     return load_config(path, overrides, defaults=lent)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file, whole or not at all."""
-    scratch = path.with_name(f".{path.name}.partial")
-    scratch.write_text(text, encoding="utf-8")
-    scratch.replace(path)
 
 
 @dataclass
@@ -122,25 +111,22 @@ class _Part:
         return self.folder / f"{candidate.label.replace('/', '.')}.jsonl"
 
     def groups(self, candidate: Candidate) -> dict[str, list[Row]]:
-        """The rows of the finished tasks: all siblings are there, and not all of them unjudged."""
+        """The rows of the tasks of which all siblings are there."""
         found: dict[str, list[Row]] = {}
         for row in JsonLines(self.path(candidate)):
             found.setdefault(row["task"], []).append(row)
         wanted = set(range(self.settings.siblings))
-        return {
-            task: group
-            for task, group in found.items()
-            if {row["sibling"] for row in group} - {None} == wanted and any(row["reward"] is not None for row in group)
-        }
+        return {task: rows for task, rows in found.items() if {row["sibling"] for row in rows} - {None} == wanted}
 
     def remaining(self, candidate: Candidate) -> list[int]:
-        """The places of the tasks to play; what is left of others is dropped from the file."""
+        """The places of the tasks to play: those without all siblings, or one verdict. Their rows are dropped."""
         path, known = self.path(candidate), self.groups(candidate)
+        known = {task: group for task, group in known.items() if any(row["reward"] is not None for row in group)}
         for task in self.tasks:
             if task.id in known:
                 self._refuse_another(task, known[task.id][0], path)
         if stray := known.keys() - self.ids:
-            raise ValueError(f"{path}: has answers to {len(stray)} other tasks, such as {min(stray)!r}; {_ELSEWHERE}")
+            raise ValueError(f"{path}: has answers to {len(stray)} other tasks, such as {min(stray)!r}; {ELSEWHERE}")
         kept = [row for group in known.values() for row in group]
         if path.exists() and (len(kept) != len(JsonLines(path)) or not path.read_bytes().endswith(b"\n")):
             write_rows(path, kept)
@@ -158,10 +144,7 @@ class _Part:
         asked = {"question": question(task), "answer": jsonl.plain(task.answer)}
         for name, value in asked.items():
             if row[name] != value:
-                raise ValueError(f"{path}: task {task.id!r} had another {name}: the data have changed; {_ELSEWHERE}")
-
-
-_ELSEWHERE = "give another --output"
+                raise ValueError(f"{path}: task {task.id!r} had another {name}: the data have changed; {ELSEWHERE}")
 
 
 def _tasks(name: str, part: EvalConfig) -> list[Task]:
@@ -187,11 +170,11 @@ def _play(
     """Play what one checkpoint has not played; its weights are loaded only if there is anything."""
     todo = {part.name: part.remaining(candidate) for part in parts}
     if not any(todo.values()):
-        _identify(folder, candidate, None)
+        identify(folder, candidate, None)
         return
     with Session(_playing(config, candidate)) as session:
         candidate.take_over(session)
-        _identify(folder, candidate, session.fingerprint())
+        identify(folder, candidate, session.fingerprint())
         for part in parts:
             _refuse_too_long(session, candidate, part, config)
         for part in parts:
@@ -249,90 +232,7 @@ def _refuse_too_long(session: Session, candidate: Candidate, part: _Part, config
         task, many = part.tasks[lengths.index(most)], sum(length + room > limit for length in lengths)
         way = f"{part.name}.sampling.max_tokens to at most {limit - most}" if most < limit else "a model with more"
         raise ValueError(
-            f"eval.{part.name}: {candidate.label} has {limit} positions, and task {task.id!r} needs {most} for its prompt "
-            f"and {room} for the answer (too much in {many} of {len(part.tasks)} tasks); use "
+            f"eval.{part.name}: {candidate.label} has {limit} positions, and task {task.id!r} needs {most} for its "
+            f"prompt and {room} for the answer (too much in {many} of {len(part.tasks)} tasks); use "
             + (f"eval.{way}" if most < limit else way)
         )
-
-
-def _claim(folder: Path, config: Config) -> None:
-    """Make the folder, or go on in it.
-
-    Raises:
-        FileExistsError: It holds something else.
-        ValueError: It holds an evaluation with other settings.
-    """
-    written = folder / "config.yaml"
-    if written.exists():
-        if (folder / "metrics.jsonl").exists():
-            raise FileExistsError(f"{folder} is the folder of a training run; {_ELSEWHERE}")
-        _refuse_other_settings(written, config)
-        return
-    if folder.exists() and any(folder.iterdir()):
-        raise FileExistsError(f"{folder} holds something else; {_ELSEWHERE}")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_settings(folder, config.dump())
-
-
-def _refuse_other_settings(written: Path, config: Config) -> None:
-    before, now = _settings(load_config(written)), _settings(config)
-    names = [name for name in {**before, **now} if before.get(name, _ABSENT) != now.get(name, _ABSENT)]
-    if names:
-        told = [
-            f"  {name}: {before.get(name, _ABSENT)!r:.200} there, {now.get(name, _ABSENT)!r:.200} now" for name in names
-        ]
-        more = [f"  and {len(told) - SHOWN} more"] if len(told) > SHOWN else []
-        head = f"{written.parent} holds an evaluation with other settings; go back to them, or {_ELSEWHERE}:"
-        raise ValueError("\n".join([head, *told[:SHOWN], *more]))
-
-
-class _Absent:
-    def __repr__(self) -> str:
-        return "nothing"
-
-
-_ABSENT = _Absent()
-
-
-def _settings(config: Config) -> dict[str, Any]:
-    """Every setting that the answers or the verdicts depend on, by its path."""
-    parts: dict[str, Any] = {"model": describe(config.model), "sampler": next(iter(_named(describe(config.sampler))))}
-    for name, part in config.eval.items():
-        spec = describe_settings(part)
-        spec["verifier"] = describe(part.verifier or config.verifier)
-        spec["environment"] = describe(part.environment or config.environment)
-        parts[f"eval.{name}"] = {key: value for key, value in spec.items() if key != "every"}
-    if processors := getattr(config.sampler, "processors", None):
-        parts["sampler.processors"] = [describe(processor) for processor in processors]
-    return dict(_flat("", parts))
-
-
-def _named(spec: Any) -> Mapping[str, Any]:
-    return spec if isinstance(spec, Mapping) else {spec: {}}
-
-
-def _flat(path: str, value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping) and value:
-        for name, inner in value.items():
-            yield from _flat(f"{path}.{name}" if path else str(name), inner)
-    else:
-        yield path, value
-
-
-def _identify(folder: Path, candidate: Candidate, weights: str | None) -> None:
-    """Remember what lies behind a label.
-
-    Raises:
-        ValueError: It was another checkpoint, or has other weights now.
-    """
-    path = folder / "checkpoints.json"
-    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    own = {"path": candidate.path and str(candidate.path.resolve()), "weights": weights}
-    before = known.get(candidate.label)
-    if before is None:
-        write_whole(path, json.dumps({**known, candidate.label: own}, indent=2) + "\n")
-        return
-    if before["path"] != own["path"]:
-        raise ValueError(f"{folder}: {candidate.label} was {before['path']}, and is {own['path']} now; {_ELSEWHERE}")
-    if weights not in (None, before["weights"]):
-        raise ValueError(f"{folder}: the weights of {candidate.label} have changed since; {_ELSEWHERE}")

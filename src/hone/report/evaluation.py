@@ -33,6 +33,33 @@ METHOD = {
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 
 
+class Progress:
+    """Bars on standard error, if it is a terminal. Called with what is played, by whom, how far, and of how many."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bars
+
+        console = Console(stderr=True)
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        self._bars = Bars(*columns, console=console, disable=not console.is_terminal)
+        self._known: dict[tuple[str, str], Any] = {}
+
+    def __enter__(self) -> Progress:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def __call__(self, name: str, label: str, done: int, total: int) -> None:
+        """Show how far it is."""
+        if (name, label) not in self._known:
+            self._known[name, label] = self._bars.add_task(f"{name} {label}".strip(), total=total)
+        self._bars.update(self._known[name, label], completed=done)
+
+
 class Answers:
     """The answers of one checkpoint to the tasks of one evaluation.
 
@@ -133,7 +160,9 @@ def table(name: str, result: Mapping[str, Any]) -> Table:
     heads = ["", "accuracy", *(f"pass@{k}" for k in ks), *([f"maj@{samples}"] if has_votes else [])]
     heads += ["length", "truncated", "errors", *(["difference", "p"] if result["differences"] else [])]
     title = f"{name}: {result['tasks']} tasks, {samples} {'answers' if samples > 1 else 'answer'} each; "
-    made = Table(*heads, title=title + f"{LEVEL:.0%} intervals over tasks")
+    made = Table(title=title + f"{LEVEL:.0%} intervals over tasks")
+    for head in heads:
+        made.add_column(head, overflow="fold")
     for label, own in found.items():
         cells = [label, _told(own["accuracy"]), *(_number(own["pass@k"][str(k)]["mean"]) for k in ks)]
         if has_votes:
