@@ -1,6 +1,7 @@
 """hone score: nothing changes with the same verifier, and what changes with another is told."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -34,19 +35,31 @@ def named(task, trajectory):
 PART = {"tasks": {"loop_parts:Letters": {"kinds": 3}}, "items": 3, "siblings": 3, "sampling": {"temperature": 1.0}}
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, tiny_model_path):
+    """A run with shaped rewards, a stage of another verifier, and an evaluation; its checkpoint is evaluated."""
+    home = tmp_path_factory.mktemp("scored")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        patch.syspath_prepend(home)
+        Path("scoring_parts.py").write_text(VERIFIERS)
+        settings = parts.settings(
+            tiny_model_path, Path("run"), verifier="scoring_parts:even", eval={"three": PART}, gate="everything",
+            shapers=[{"overlong": {"max_length": 5, "buffer": 2, "factor": 0.5}}],
+            stages={2: {"verifier": "scoring_parts:odd"}}, verification={"workers": 1, "timeout": 100},
+        )  # fmt: skip
+        hone.Trainer(hone.Config(**settings)).fit()
+        evaluate(load_evaluation("run"), ["run"], folder="out")
+    sys.modules.pop("scoring_parts")
+    return home
+
+
 @pytest.fixture
-def run(tmp_path, monkeypatch, tiny_model_path):
-    """A run with shaped rewards, a stage of another verifier, and an evaluation."""
+def run(made, tmp_path, monkeypatch):
+    """A copy of it, in the working directory."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    sys.modules.pop("scoring_parts", None)
-    Path("scoring_parts.py").write_text(VERIFIERS)
-    made = parts.settings(
-        tiny_model_path, Path("run"), verifier="scoring_parts:even", eval={"three": PART}, gate="everything",
-        shapers=[{"overlong": {"max_length": 5, "buffer": 2, "factor": 0.5}}],
-        stages={2: {"verifier": "scoring_parts:odd"}},
-    )  # fmt: skip
-    hone.Trainer(hone.Config(**made)).fit()
     return Path("run")
 
 
@@ -77,7 +90,6 @@ def test_the_same_verifier_changes_nothing(run):
 
 
 def test_an_evaluation_is_scored_with_another_verifier(run):
-    evaluate(load_evaluation(run), [run], folder="out")
     folder, results = score("out", overrides=["eval.three.verifier=scoring_parts:odd"])
     assert set(results) == {"three/base.jsonl", "three/run.step-3.jsonl"}
     for name, found in results.items():
