@@ -74,6 +74,7 @@ def made(kinds, arguments):
     words = max((own["num_words"] for own in least("number_words", "num_words")), default=0)
     fewest = min(below("number_words", "num_words") or 100, 8 * (below("number_sentences", "num_sentences") or 100))
     most = max((own["num_sentences"] for own in least("number_sentences", "num_sentences")), default=0)
+    fewest -= len((of("repeat_prompt", "prompt_to_repeat") or "").split())
     if fewest > 40 or words or not lines:  # a sentence, however long
         lines.append(" ".join([filler] * (1 + words // len(filler.split()))) + ".")
     lines += [filler.split()[0].capitalize() + "."] * (most - 1)
