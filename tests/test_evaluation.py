@@ -327,6 +327,18 @@ def test_a_configuration_need_not_say_how_to_train(here):
     assert main(["eval", "none.yaml"]) == 2
 
 
+def test_the_folder_is_named_after_the_configuration(here, trained, capsys):
+    assert main(["eval", "tiny.yaml"]) == 0
+    out = capsys.readouterr().out
+    assert "results: evals/tiny/results.json" in out
+    shutil.copytree(trained, "mine")
+    part = "eval={a: {tasks: {loop_parts:Letters: {kinds: 2}}, items: 2}}"
+    assert main(["eval", "mine", "mine", part]) == 0  # the configuration of a run, and its newest checkpoint
+    out = capsys.readouterr().out
+    assert "evals/mine/results.json" in out
+    assert "mine/step-2" in out
+
+
 def test_labels_tell_runs_apart(here, trained):
     from hone.candidates import find
 
@@ -334,7 +346,8 @@ def test_labels_tell_runs_apart(here, trained):
         shutil.copytree(trained, Path(name, "first"))
     labels = [each.label for each in find(here(), ["a/first", "b/first", trained], base=True)]
     assert labels[0] == "base"
-    assert labels[1:3] == ["first/checkpoints/step-2", "first/checkpoints/step-2"] or len(set(labels)) == 4
+    assert labels[1:3] == ["a/first/checkpoints/step-2", "b/first/checkpoints/step-2"]
+    assert [each.label for each in find(here(), ["a/first"], base=False)] == ["first/step-2"]
 
 
 def test_greedy_siblings_are_noted(here, caplog):

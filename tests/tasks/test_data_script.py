@@ -31,6 +31,30 @@ def script(monkeypatch):
     return module
 
 
+def test_tasks_of_the_abstraction_corpus_are_gathered(script, tmp_path):
+    clone = tmp_path / "clone" / "training"
+    clone.mkdir(parents=True)
+    for name in ("b", "a"):
+        pair = {"input": [[0, 1]], "output": [[1, 0]]}
+        (clone / f"{name}.json").write_text(json.dumps({"train": [pair], "test": [pair]}))
+    script.main(["arc_agi", "--source", str(clone), "--folder", str(tmp_path / "data")])
+    rows = [json.loads(line) for line in (tmp_path / "data" / "training.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in rows] == ["a", "b"]
+    assert rows[0]["test"][0]["output"] == [[1, 0]]
+    with pytest.raises(SystemExit, match="name the folder of task files by --source"):
+        script.main(["arc_agi", "--folder", str(tmp_path / "data")])
+
+
+def test_rows_inside_an_object_are_checked(script):
+    source = script.Source("there", 1, ("input", "target"), key="examples")
+    script.check(b'{"canary": "x", "examples": [{"input": "1", "target": "2"}]}', source, "here")
+    for content in (b'{"rows": []}', b"[]", b"{"):
+        with pytest.raises(SystemExit, match="here is not JSON with a list 'examples'"):
+            script.check(content, source, "here")
+    with pytest.raises(SystemExit, match="should hold 1 rows"):
+        script.check(b'{"examples": []}', source, "here")
+
+
 @pytest.fixture
 def mirror():
     """A server of FILES at the paths where the script looks for them; the requests it had."""

@@ -75,9 +75,12 @@ def made(kinds, arguments):
     fewest = min(below("number_words", "num_words") or 100, 8 * (below("number_sentences", "num_sentences") or 100))
     most = max((own["num_sentences"] for own in least("number_sentences", "num_sentences")), default=0)
     fewest -= len((of("repeat_prompt", "prompt_to_repeat") or "").split())
-    if fewest > 40 or words or not lines:  # a sentence, however long
+    short = filler.split()[0].capitalize() + "."
+    if fewest > 40 or words:  # a sentence, however long
         lines.append(" ".join([filler] * (1 + words // len(filler.split()))) + ".")
-    lines += [filler.split()[0].capitalize() + "."] * (most - 1)
+    if not lines:
+        lines.append(" ".join(filler.split()[:8]) + ".")
+    lines += [short] * (most - 1)
     text = "\n".join(lines)
     if text.startswith("*") and of("quotation") is not None:
         text = f"\n{text}"  # a bullet begins a line
