@@ -187,13 +187,16 @@ class TestDownloads:
             assert f"http://127.0.0.1:9/somewhere/{name}\n    as {tmp_path / 'none' / name}" in str(ended.value)
         assert not (tmp_path / "none").exists()
 
-    @pytest.mark.parametrize("name", ["gsm8k", "bfcl"])
-    def test_files_are_named_as_the_configuration_has_them(self, script, name):
-        text = (ROOT / "configs" / {"gsm8k": "gsm8k.yaml", "bfcl": "function_calling.yaml"}[name]).read_text()
+    @pytest.mark.parametrize("name", ["gsm8k", "bfcl", "ifeval", "aqua", "bbh"])
+    def test_files_are_named_as_the_configurations_have_them(self, script, name):
+        trained = {"gsm8k": "gsm8k.yaml", "bfcl": "function_calling.yaml"}
+        places = [f"eval/{name}.yaml", *([trained[name]] if name in trained else [])]
+        texts = [(ROOT / "configs" / place).read_text() for place in places]
         for file, source in script.DOWNLOADS[name].items():
-            assert f" data/{name}/{file}" in text
-            assert source.path.startswith(("openai/", "ShishirPatil/"))
-        assert f"scripts/data {name}" in text
+            assert any(f" data/{name}/{file}" in text for text in texts)
+            owners = ("openai/", "ShishirPatil/", "josejg/", "google-deepmind/", "suzgunmirac/")
+            assert source.path.startswith(owners)
+        assert all(f"scripts/data {name}" in text for text in texts)
 
 
 def test_the_command_runs_from_any_folder(tmp_path):
