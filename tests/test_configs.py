@@ -12,7 +12,8 @@ from hone import document, session
 from hone.schema import json_schema
 from hone.types import Segment, Trajectory
 
-CONFIGS = sorted(Path(__file__).parents[1].glob("configs/**/*.yaml"))
+FOLDER = Path(__file__).parents[1] / "configs"
+CONFIGS = sorted(path for path in FOLDER.glob("**/*.yaml") if path.parent.name != "eval")
 
 
 def gsm8k(i):

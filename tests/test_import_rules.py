@@ -21,7 +21,8 @@ ROOMS = [
     {"math", "collate", "masks", "sections", "ranks", "prompts", "synthesis"},
     {"objectives", "policies", "samplers", "tasks", "envs", "verifiers", "hooks", "writers", "papers"},
     {"collect", "learner", "checkpoint", "session", "folder", "trainer", "runtime", "report"},
-    {"registry", "parts", "build", "document", "config", "schema", "order", "check"},
+    {"registry", "parts", "build", "document", "config", "schema", "order", "check"}
+    | {"candidates", "ledger", "evaluation", "scoring"},
     {"cli"},
 ]
 """From the ground up. A new file or folder of the library is given its floor here."""

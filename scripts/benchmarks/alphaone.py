@@ -19,7 +19,7 @@ from hone.samplers.native import NativeSampler
 from hone.seats import Decoding, SamplingParams
 
 PROMPTS = [f"Tell me about the number {n} in a few sentences, starting with its neighbours." for n in range(3, 11)]
-NOTE = "Half of the tokens lie before the moment at which thinking ends, and every full stop and line break is a delimiter."
+NOTE = "Half of the tokens lie before the moment at which thinking ends; full stops and line breaks are delimiters."
 
 
 class Timed:
@@ -65,9 +65,7 @@ def main(args: argparse.Namespace) -> Report:
     without, with_it, share = (statistics.median(column) for column in zip(*found, strict=True))
     tokens = args.sequences * args.tokens
     report = Report("alphaone", vars(args), rates.machine("cpu"))
-    table = Table(
-        ["imposed", "dtype", "sequences", "tokens", "tokens/s without", "with", "time, with / without", "in it"]
-    )
+    table = Table(["imposed", "dtype", "sequences", "tokens", "tokens/s without", "with", "with / without", "in it"])
     ratio = statistics.median(b / a for a, b, _ in found)
     rate = [f"{tokens / seconds:.0f}" for seconds in (without, with_it)]
     shape = [args.imposed, args.dtype, str(args.sequences), str(args.tokens)]

@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0, 1 where a check failed, 2 for what the user can mend, 130 after Ctrl-C (of a run that can be
         resumed, too), 141 if nobody reads what is printed.
     """
-    chosen = _parser().parse_args(arguments)
+    chosen = _parsed(arguments)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # models write what no terminal knows
@@ -78,6 +78,17 @@ def _can_be_mended(error: Exception) -> bool:
     return isinstance(error, OSError | VerificationError) or (ours and isinstance(error, ValueError))
 
 
+def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Argparse with lists that may go on behind an option, which it takes for unknown."""
+    parser = _parser()
+    chosen, rest = parser.parse_known_args(arguments)
+    if rest and (not hasattr(chosen, "given") or any(text.startswith("-") for text in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        chosen.given += rest
+    return chosen
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("hone", description="Reinforcement learning post-training for language models.")
     package = sys.modules["hone"]  # is on no floor, and imported already
@@ -122,6 +133,26 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     calibrate.add_argument("overrides", **overrides)
     calibrate.add_argument("--questions", type=int, default=10, help="tasks that are tried; 10 unless given")
+    evaluated = command(
+        "eval", _eval, "Evaluate a model and checkpoints as the eval sections of a configuration say, side by side.",
+        config="a YAML file, or the folder of a run",
+    )  # fmt: skip
+    evaluated.add_argument(
+        "given", nargs="*", metavar="CHECKPOINT | key=value",
+        help="folders of runs, of checkpoints or of saved models; and settings over those of the file",
+    )  # fmt: skip
+    evaluated.add_argument("--output", type=Path, help="the folder to write; by default evals/<name of the file>")
+    evaluated.add_argument("--no-base", action="store_true", help="leave out the configuration's own model")
+    evaluated.add_argument("--seed", type=int, default=0, help="of the resampling for intervals and tests")
+    scored = command(
+        "score", _score, "Judge saved answers anew, with a changed verifier, without sampling.",
+        folder="the folder of a run or of an evaluation",
+    )  # fmt: skip
+    scored.add_argument(
+        "given", nargs="*", metavar="CONFIG | key=value",
+        help="a YAML file with the changed verifier, by default that of the folder; and settings over it",
+    )  # fmt: skip
+    scored.add_argument("--output", type=Path, help="the folder to write; by default scores-<n> in the other")
     command("report", _report, "Tell what a run did, and which tasks its training can solve that it could not before.",
             folder="the run's folder")  # fmt: skip
     command("plot", _plot, "Draw the curves of a run into its folder.", folder="the run's folder").add_argument(
@@ -194,6 +225,51 @@ def _calibrate(chosen: argparse.Namespace) -> int:
     for measured in calibrate(load_config(chosen.config, chosen.overrides), chosen.questions):
         print("\n".join(f"{name}: {value}" for name, value in measured.items()))
     return 0
+
+
+def _eval(chosen: argparse.Namespace) -> int:
+    from hone.evaluation import evaluate, load_evaluation
+    from hone.report.evaluation import Progress, table
+
+    checkpoints, overrides = _sorted(chosen.given)
+    config, path = load_evaluation(chosen.config, overrides), Path(chosen.config)
+    folder = chosen.output or Path("evals", path.stem if path.stem != "config" else path.resolve().parent.name)
+    _quiet_libraries()
+    with Progress() as progress:
+        results = evaluate(
+            config, checkpoints, folder=folder, base=not chosen.no_base, seed=chosen.seed, progress=progress
+        )
+    for name, result in results["evaluations"].items():
+        _console().print(table(name, result))
+    print(f"results: {folder / 'results.json'}", f"picture: {folder / 'passk.png'}", sep="\n")
+    return 0
+
+
+def _score(chosen: argparse.Namespace) -> int:
+    from hone.report.evaluation import Progress
+    from hone.scoring import score, table
+
+    files, overrides = _sorted(chosen.given)
+    if len(files) > 1:
+        raise ValueError(f"one configuration at most, not {len(files)}: {', '.join(files)}")
+    with Progress() as progress:
+        folder, results = score(chosen.folder, *files, overrides=overrides, output=chosen.output, progress=progress)
+    _console().print(table(results))
+    print(f"results: {folder / 'results.json'}")
+    return 0
+
+
+def _console():
+    """Standard output; tables have room where it is no terminal."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 160)
+
+
+def _sorted(given: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Paths, and settings: what has an equals sign and is no path."""
+    overrides = [text for text in given if "=" in text and not Path(text).exists()]
+    return [text for text in given if text not in overrides], overrides
 
 
 def _report(chosen: argparse.Namespace) -> int:

@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import CancelledError
 from statistics import fmean, pstdev
 from typing import Any, TypeVar
@@ -79,6 +79,7 @@ class Collector:
         params: SamplingParams,
         verifier: Verifier | None = None,
         environment: Environment | None = None,
+        finished: Callable[[int, Group], None] | None = None,
     ) -> list[Group]:
         """Play each task ``n`` times; the groups come in the order of the tasks.
 
@@ -88,6 +89,8 @@ class Collector:
             params: Their ``seed`` is the key from which those of the samples are derived.
             verifier: Instead of the collector's own.
             environment: Likewise.
+            finished: Called with the place and the group as soon as one is played and judged, one at a time, in another
+                thread; what it raises ends the playing.
 
         Raises:
             Interrupted: After :meth:`cancel`.
@@ -96,7 +99,7 @@ class Collector:
         started = time.perf_counter()
         judging = _Judge(self._pool(verifier or self.verifier), self.on_error)
         try:
-            groups = self.run(self._play(environment or self.environment, tasks, n, params, judging))
+            groups = self.run(self._play(environment or self.environment, tasks, n, params, judging, finished))
         finally:
             judging.tell_the_rest()
         ended = time.perf_counter()
@@ -139,21 +142,29 @@ class Collector:
             self._runner.run(self._closing.wait())
 
     async def _play(
-        self, environment: Environment, tasks: Sequence[Task], n: int, params: SamplingParams, judging: _Judge
+        self,
+        environment: Environment,
+        tasks: Sequence[Task],
+        n: int,
+        params: SamplingParams,
+        judging: _Judge,
+        finished: Callable[[int, Group], None] | None,
     ) -> list[Group]:
+        async def play(place: int, task: Task, own: SamplingParams) -> Group:
+            group = await environment.play_group(task, n, sampler=self.sampler, verify=judging, params=own)
+            if finished is not None:
+                finished(place, group)
+            return group
+
         seen: Counter[str] = Counter()
         try:
             async with asyncio.TaskGroup() as playing:
                 plays = []
-                for task in tasks:
+                for place, task in enumerate(tasks):
                     # The same task twice in a step must not draw the same noise twice.
                     own = params.keyed(seen[task.id]) if seen[task.id] else params
                     seen[task.id] += 1
-                    plays.append(
-                        playing.create_task(
-                            environment.play_group(task, n, sampler=self.sampler, verify=judging, params=own)
-                        )
-                    )
+                    plays.append(playing.create_task(play(place, task, own)))
         except ExceptionGroup as group:
             raise _first(group) from None
         return [play.result() for play in plays]

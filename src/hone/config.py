@@ -224,18 +224,24 @@ class Config(BaseModel):
                 )
 
 
-def load_config(path: str | Path, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Config:
+def load_config(
+    path: str | Path,
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+    *,
+    defaults: Mapping[str, Any] | None = None,
+) -> Config:
     """Read a YAML file.
 
     Args:
         path: The file.
         overrides: ``"sampling.temperature=0.7"`` with a value in YAML, or a mapping of such paths to values.
+        defaults: What the file need not say.
 
     Raises:
         ConfigError: With every problem, each with its YAML path.
     """
     try:
-        data = document.read_mapping(path)
+        data = {**(defaults or {}), **document.read_mapping(path)}
         for where, value in document.pairs(overrides):
             if where.startswith("model."):
                 data["model"], where = _long_model(data.get("model")), _long_path(where)

@@ -60,8 +60,11 @@ REGISTRY: dict[str, dict[str, str]] = {
     "verifier": {
         "math": "hone.verifiers.mathematics:MathVerifier",
         "choice": "hone.verifiers.choice:ChoiceVerifier",
+        "exact": "hone.verifiers.exact:ExactVerifier",
         "countdown": "hone.verifiers.countdown:CountdownVerifier",
         "function_call": "hone.verifiers.function_call:FunctionCallVerifier",
+        "grid": "hone.verifiers.grid:GridVerifier",
+        "ifeval": "hone.verifiers.ifeval:IFEvalVerifier",
         "format": "hone.verifiers.format:FormatVerifier",
         "reasoning_gym": "hone.verifiers.reasoning_gym:ReasoningGymVerifier",
         "combine": "hone.verifiers.combine:Combine",

@@ -96,11 +96,14 @@ class Score:
         value: The reward, usually in [0, 1]; None if and only if there is an ``error``.
         parts: Named components for the logs (for a weighted combination, each one's own value).
         error: What went wrong in judging, with its type.
+        answer: The final answer as the verifier read it, the same text for equal answers, so that siblings can be
+            counted as votes; None where there is none, or where the verifier reads no such thing.
     """
 
     value: float | None
     parts: Mapping[str, float] = field(default_factory=dict)
     error: str | None = None
+    answer: str | None = None
 
 
 @dataclass
@@ -117,6 +120,8 @@ class Trajectory:
         advantage: Written once by the advantage, never over ``reward``; every trained step gets it.
         agent: Who played it, in an environment with several.
         error: Why there is no reward, when judging failed.
+        verdict: The value of the first verdict, before an environment or a shaper made anything else of the reward.
+        answer: The final answer as the verifier read it; see :class:`Score`.
     """
 
     task: Task
@@ -128,6 +133,8 @@ class Trajectory:
     advantage: float | None = None
     agent: str = "policy"
     error: str | None = None
+    verdict: float | None = None
+    answer: str | None = None
 
     @property
     def response(self) -> str:
@@ -153,6 +160,10 @@ class Trajectory:
         """Record a verdict: the reward and its parts, or the error that prevented one."""
         self.reward, self.error = score.value, score.error
         self.scores.update(score.parts)
+        if self.verdict is None:
+            self.verdict = score.value
+        if score.answer is not None:
+            self.answer = score.answer
 
     def withdraw(self) -> None:
         """Keep the trajectory in its group (its reward counts for the baseline) but train on none of its steps."""

@@ -31,6 +31,30 @@ def script(monkeypatch):
     return module
 
 
+def test_tasks_of_the_abstraction_corpus_are_gathered(script, tmp_path):
+    clone = tmp_path / "clone" / "training"
+    clone.mkdir(parents=True)
+    for name in ("b", "a"):
+        pair = {"input": [[0, 1]], "output": [[1, 0]]}
+        (clone / f"{name}.json").write_text(json.dumps({"train": [pair], "test": [pair]}))
+    script.main(["arc_agi", "--source", str(clone), "--folder", str(tmp_path / "data")])
+    rows = [json.loads(line) for line in (tmp_path / "data" / "training.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in rows] == ["a", "b"]
+    assert rows[0]["test"][0]["output"] == [[1, 0]]
+    with pytest.raises(SystemExit, match="name the folder of task files by --source"):
+        script.main(["arc_agi", "--folder", str(tmp_path / "data")])
+
+
+def test_rows_inside_an_object_are_checked(script):
+    source = script.Source("there", 1, ("input", "target"), key="examples")
+    script.check(b'{"canary": "x", "examples": [{"input": "1", "target": "2"}]}', source, "here")
+    for content in (b'{"rows": []}', b"[]", b"{"):
+        with pytest.raises(SystemExit, match="here is not JSON with a list 'examples'"):
+            script.check(content, source, "here")
+    with pytest.raises(SystemExit, match="should hold 1 rows"):
+        script.check(b'{"examples": []}', source, "here")
+
+
 @pytest.fixture
 def mirror():
     """A server of FILES at the paths where the script looks for them; the requests it had."""
@@ -163,13 +187,16 @@ class TestDownloads:
             assert f"http://127.0.0.1:9/somewhere/{name}\n    as {tmp_path / 'none' / name}" in str(ended.value)
         assert not (tmp_path / "none").exists()
 
-    @pytest.mark.parametrize("name", ["gsm8k", "bfcl"])
-    def test_files_are_named_as_the_configuration_has_them(self, script, name):
-        text = (ROOT / "configs" / {"gsm8k": "gsm8k.yaml", "bfcl": "function_calling.yaml"}[name]).read_text()
+    @pytest.mark.parametrize("name", ["gsm8k", "bfcl", "ifeval", "aqua", "bbh"])
+    def test_files_are_named_as_the_configurations_have_them(self, script, name):
+        trained = {"gsm8k": "gsm8k.yaml", "bfcl": "function_calling.yaml"}
+        places = [f"eval/{name}.yaml", *([trained[name]] if name in trained else [])]
+        texts = [(ROOT / "configs" / place).read_text() for place in places]
         for file, source in script.DOWNLOADS[name].items():
-            assert f" data/{name}/{file}" in text
-            assert source.path.startswith(("openai/", "ShishirPatil/"))
-        assert f"scripts/data {name}" in text
+            assert any(f" data/{name}/{file}" in text for text in texts)
+            owners = ("openai/", "ShishirPatil/", "josejg/", "google-deepmind/", "suzgunmirac/")
+            assert source.path.startswith(owners)
+        assert all(f"scripts/data {name}" in text for text in texts)
 
 
 def test_the_command_runs_from_any_folder(tmp_path):

@@ -9,8 +9,11 @@ from hone.types import Segment, Task, Trajectory
 from hone.verifiers.choice import ChoiceVerifier
 from hone.verifiers.combine import Combine
 from hone.verifiers.countdown import CountdownVerifier
+from hone.verifiers.exact import ExactVerifier
 from hone.verifiers.format import FormatVerifier
 from hone.verifiers.function_call import FunctionCallVerifier
+from hone.verifiers.grid import GridVerifier
+from hone.verifiers.ifeval import IFEvalVerifier
 from hone.verifiers.mathematics import MathVerifier
 from hone.verifiers.pool import VerifierPool
 from hone.verifiers.probes import adversarial
@@ -27,6 +30,20 @@ GAME = {"nums": [12, 16, 48], "target": 76, "solution": "(16 + 12) + 48"}
 CALLS = [{"area": {"base": [10], "unit": ["cm", ""]}}]
 TEXTS = {"nums": "[12, 16, 48]", "target": "76", "solution": "76 = (16 + 12) + 48"}
 INTEGRAL = entry("simple_integration", "x**2 + C", integrand="2*x", variable="x")
+ASKED = {
+    "instruction_id_list": [
+        "punctuation:no_comma", "detectable_format:title",
+        "change_case:english_lowercase", "detectable_content:postscript",
+    ],
+    "kwargs": [{}, {}, {}, {"postscript_marker": "P.S."}],
+}  # fmt: skip
+MARKED = {
+    "instruction_id_list": [
+        "detectable_format:number_bullet_lists", "detectable_format:number_highlighted_sections",
+        "detectable_content:number_placeholders", "detectable_format:constrained_response",
+    ],
+    "kwargs": [{"num_bullets": 2}, {"num_highlights": 1}, {"num_placeholders": 1}, {}],
+}  # fmt: skip
 FORM = r"<think>.+</think>\s*\\boxed\{.+\}"
 CASES = {
     "math": (MathVerifier(), Task("t", [], "42"), None),
@@ -34,6 +51,20 @@ CASES = {
     "choice": (ChoiceVerifier(), Task("t", [], "B"), None),
     "countdown": (CountdownVerifier(), Task("t", [], None, GAME), None),
     "countdown_text": (CountdownVerifier(use_all=False), Task("t", [], None, TEXTS), None),
+    "exact": (ExactVerifier(), Task("t", [], "yes"), None),
+    "exact_text": (ExactVerifier(extract="text", spaces="ignore"), Task("t", [], ") ] }"), None),
+    "grid": (GridVerifier(), Task("t", [], [[1, 0, 2], [3, 3, 3]]), None),
+    "grid_text": (GridVerifier(extract="text", partial=True), Task("t", [], [[0] * 30] * 29 + [[1] * 30]), None),
+    "ifeval": (
+        IFEvalVerifier(),
+        Task("t", [], meta=ASKED),
+        "dear <<all>> - this is an answer in english\np.s. bye now",
+    ),
+    "ifeval_loose": (
+        IFEvalVerifier(loose=True),
+        Task("t", [], meta=MARKED),
+        "Sure:\n* a\n* b *c* [d]\nMy answer is no.",
+    ),
     "function_call": (FunctionCallVerifier(), Task("t", [], CALLS), None),
     "format": (FormatVerifier(pattern=FORM), Task("t", []), "<think>hm</think> \\boxed{1}"),
     "integration": (ReasoningGymVerifier(), Task("t", [], meta=INTEGRAL), None),

@@ -14,7 +14,6 @@ from hone.hooks import jsonl
 from hone.hooks.rows import rows
 from hone.math.passk import budgets, mean_pass_at_k, right
 from hone.seats import Environment, SamplingParams, State, TaskSource, Verifier, settings
-from hone.synthesis.rewriting import question
 from hone.types import Group, Task
 
 
@@ -30,7 +29,7 @@ class Evaluate:
     siblings there are ``pass@<k>`` too, for k = 2, 4, 8, ... and all of them: the chance that one of k answers is
     right, that is has a reward of at least 1, estimated without bias. Pass@1 is the accuracy where rewards are 0 or 1.
     A task counts where k of its answers were judged. The trajectories are written to ``evals/<name>/step-<N>.jsonl``:
-    the rows of ``rollouts.jsonl``, and the ``question``.
+    the rows of ``rollouts.jsonl``.
 
     Attributes:
         name: Tells several evaluations apart: in metrics, files and curves.
@@ -104,9 +103,7 @@ class Evaluate:
         state.metrics |= {f"eval/{self.name}/{name}": value for name, value in _measure(self.last).items()}
         path = self._folder(state) / f"step-{state.step}.jsonl"
         path.unlink(missing_ok=True)
-        asked = {task.id: question(task) for task in self._items}
-        made = rows(state.step, self.last, kept=[False] * len(self.last))
-        jsonl.append(path, ({**row, "question": asked.get(row["task"])} for row in made))
+        jsonl.append(path, rows(state.step, self.last, kept=[False] * len(self.last)))
         self._done = state.step
         return self.last
 

@@ -38,7 +38,7 @@ class ChoiceVerifier:
         """
         right = self._right(task)
         letter = self._choice(trajectory.response[-self.max_chars :])
-        return invalid() if letter is None else verdict(letter == right)
+        return invalid() if letter is None else verdict(letter == right, letter)
 
     def example(self, task: Task) -> str | None:
         """The reference, spelt out."""

@@ -15,8 +15,8 @@ from hone.verifiers.verdict import failed, to_score
 class Combine:
     """The weighted sum of several verifiers' values.
 
-    The score's parts hold each one's own value under its name, and its own parts under "name/part". If one fails, the
-    whole does, and says which.
+    The score's parts hold each one's own value under its name, and its own parts under "name/part"; its answer
+    is that of the first part that reads one. If one fails, the whole does, and says which.
 
     Attributes:
         parts: Verifiers by name.
@@ -44,15 +44,17 @@ class Combine:
     def __call__(self, task: Task, trajectory: Trajectory) -> Score:
         """The weighted sum, or the first part's error."""
         logged: dict[str, float] = {}
+        answer = None
         for name, part in self.parts.items():
             score = _judge(part, task, trajectory)
             if score.error is not None:
                 return failed(f"{name}: {score.error}")
             logged[name] = score.value
+            answer = score.answer if answer is None else answer
             logged |= {f"{name}/{detail}": value for detail, value in score.parts.items()}
         shut = self.gate is not None and logged[self.gate] <= 0
         counted = [self.gate] if shut else self.parts
-        return Score(sum(self._weight(name) * logged[name] for name in counted), logged)
+        return Score(sum(self._weight(name) * logged[name] for name in counted), logged, answer=answer)
 
     def example(self, task: Task) -> str | None:
         """The first part's example that earns full marks from every part; None if there is none."""

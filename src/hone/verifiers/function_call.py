@@ -67,7 +67,8 @@ class FunctionCallVerifier:
             return invalid()
         if not text or (expected and not calls):
             return invalid()
-        return verdict(_pair_up(expected, calls))
+        said = sorted(json.dumps(call, sort_keys=True) for call in calls)
+        return verdict(_pair_up(expected, calls), "\n".join(said))
 
     def example(self, task: Task) -> str | None:
         """The expected calls in tags, each argument with the first value allowed."""

@@ -72,7 +72,9 @@ class MathVerifier:
             candidates = _parse(answer)
             if not candidates or _absurd(candidates) or (_unfinished(candidates) and not _unfinished(gold)):
                 return invalid()
-            return invalid() if self._false(candidates) else verdict(self._equal(gold, candidates))
+            if self._false(candidates):
+                return invalid()
+            return verdict(self._equal(gold, candidates), _spelt(candidates[0]))
         except _NONSENSE:
             return invalid()
 
@@ -161,6 +163,17 @@ def _equated(candidates: list[Any]) -> Iterator[tuple[Any, Any]]:
                 links = getattr(chain, "_unsorted_args", chain.args)  # the parser keeps the order in which they stood
                 if all(isinstance(link, Eq) for link in links):
                     yield links[0].lhs, links[-1].rhs
+
+
+def _spelt(form: Any) -> str:
+    """One text for a number however it is written (0.5, 1/2, 50/100); of anything else, what the parser made of it."""
+    from sympy import Eq, Float, Rational
+
+    form = form.rhs if isinstance(form, Eq) else form
+    try:
+        return str(Rational(str(form)) if isinstance(form, Float) else form)
+    except _NONSENSE:  # whether it is right does not depend on how it is spelt
+        return repr(form)
 
 
 def _plain(side: Any) -> bool:

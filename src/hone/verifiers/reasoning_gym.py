@@ -100,8 +100,8 @@ class ReasoningGymVerifier:
         if raw is None:
             return invalid()
         if self.partial:
-            return verdict(raw if raw > _FLOORS.get(name, _FLOOR) else 0.0)
-        return verdict(raw >= 1.0)
+            return verdict(raw if raw > _FLOORS.get(name, _FLOOR) else 0.0, answer)
+        return verdict(raw >= 1.0, answer)
 
     def example(self, task: Task) -> str | None:
         """The stored answer, where the setting looks for it; None for the tasks that store none of use."""

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from numbers import Real
 from typing import Any
 
 from hone.types import Score
 
+LONGEST_ANSWER = 500
+"""Characters of :attr:`~hone.types.Score.answer`; a longer one is told by its hash, which votes as well."""
 
-def verdict(value: float) -> Score:
-    """A judged answer: 1.0 (or True) is full marks."""
-    return Score(float(value), {"invalid": 0.0})
+
+def verdict(value: float, answer: str | None = None) -> Score:
+    """A judged answer: 1.0 (or True) is full marks; and the answer itself, the same text for equal ones."""
+    return Score(float(value), {"invalid": 0.0}, answer=answer)
 
 
 def invalid() -> Score:
@@ -41,4 +45,7 @@ def to_score(value: Any) -> Score:
     if value.value is None or not math.isfinite(value.value):
         return failed(f"ValueError: the verifier's value is {value.value}, not a finite number")
     parts = {str(name): float(part) for name, part in value.parts.items()}
-    return Score(float(value.value), parts)
+    answer = None if value.answer is None else str(value.answer)
+    if answer is not None and len(answer) > LONGEST_ANSWER:
+        answer = "blake2b:" + hashlib.blake2b(answer.encode("utf-8", "backslashreplace"), digest_size=12).hexdigest()
+    return Score(float(value.value), parts, answer=answer)

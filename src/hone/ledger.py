@@ -1,0 +1,107 @@
+"""The folder of an evaluation: of which settings and weights it is, so that a second start goes on with these."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from hone.build import describe, describe_settings
+from hone.candidates import Candidate
+from hone.config import Config, load_config
+from hone.folder import write_settings
+
+ELSEWHERE = "give another --output"
+SHOWN = 12
+"""Settings that differ of which a refusal tells."""
+
+
+def claim(folder: Path, config: Config) -> None:
+    """Make the folder, or go on in it.
+
+    Raises:
+        FileExistsError: It holds something else.
+        ValueError: It holds an evaluation with other settings.
+    """
+    written = folder / "config.yaml"
+    if written.exists():
+        if (folder / "metrics.jsonl").exists():
+            raise FileExistsError(f"{folder} is the folder of a training run; {ELSEWHERE}")
+        _refuse_other_settings(written, config)
+        return
+    if folder.exists() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder} holds something else; {ELSEWHERE}")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_settings(folder, config.dump())
+
+
+def _refuse_other_settings(written: Path, config: Config) -> None:
+    before, now = _settings(load_config(written)), _settings(config)
+    names = [name for name in {**before, **now} if before.get(name, _ABSENT) != now.get(name, _ABSENT)]
+    if names:
+        told = [
+            f"  {name}: {before.get(name, _ABSENT)!r:.200} there, {now.get(name, _ABSENT)!r:.200} now" for name in names
+        ]
+        more = [f"  and {len(told) - SHOWN} more"] if len(told) > SHOWN else []
+        head = f"{written.parent} holds an evaluation with other settings; go back to them, or {ELSEWHERE}:"
+        raise ValueError("\n".join([head, *told[:SHOWN], *more]))
+
+
+class _Absent:
+    def __repr__(self) -> str:
+        return "nothing"
+
+
+_ABSENT = _Absent()
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    """Every setting that the answers or the verdicts depend on, by its path."""
+    parts: dict[str, Any] = {"model": describe(config.model), "sampler": next(iter(_named(describe(config.sampler))))}
+    for name, part in config.eval.items():
+        spec = describe_settings(part)
+        spec["verifier"] = describe(part.verifier or config.verifier)
+        spec["environment"] = describe(part.environment or config.environment)
+        parts[f"eval.{name}"] = {key: value for key, value in spec.items() if key != "every"}
+    if processors := getattr(config.sampler, "processors", None):
+        parts["sampler.processors"] = [describe(processor) for processor in processors]
+    return dict(_flat("", parts))
+
+
+def _named(spec: Any) -> Mapping[str, Any]:
+    return spec if isinstance(spec, Mapping) else {spec: {}}
+
+
+def _flat(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping) and value:
+        for name, inner in value.items():
+            yield from _flat(f"{path}.{name}" if path else str(name), inner)
+    else:
+        yield path, value
+
+
+def identify(folder: Path, candidate: Candidate, weights: str | None) -> None:
+    """Remember what lies behind a label.
+
+    Raises:
+        ValueError: It was another checkpoint, or has other weights now.
+    """
+    path = folder / "checkpoints.json"
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    own = {"path": candidate.path and str(candidate.path.resolve()), "weights": weights}
+    before = known.get(candidate.label)
+    if before is None:
+        write_whole(path, json.dumps({**known, candidate.label: own}, indent=2) + "\n")
+        return
+    if before["path"] != own["path"]:
+        raise ValueError(f"{folder}: {candidate.label} was {before['path']}, and is {own['path']} now; {ELSEWHERE}")
+    if weights not in (None, before["weights"]):
+        raise ValueError(f"{folder}: the weights of {candidate.label} have changed since; {ELSEWHERE}")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file, whole or not at all."""
+    scratch = path.with_name(f".{path.name}.partial")
+    scratch.write_text(text, encoding="utf-8")
+    scratch.replace(path)
