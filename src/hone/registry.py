@@ -61,6 +61,7 @@ REGISTRY: dict[str, dict[str, str]] = {
         "function_call": "hone.verifiers.function_call:FunctionCallVerifier",
         "format": "hone.verifiers.format:FormatVerifier",
         "reasoning_gym": "hone.verifiers.reasoning_gym:ReasoningGymVerifier",
+        "code": "hone.verifiers.code:CodeVerifier",
         "combine": "hone.verifiers.combine:Combine",
     },
     "advantage": {
