@@ -55,8 +55,9 @@ class CodeVerifier:
         isolation: "namespaces", or "none" to run programs with limits alone, where they can read and write whatever
             this process can. It is for containers that hold nothing else.
         packages: Whether programs may import what is installed beside hone (numpy).
-        seconds: For all tests of one response together; keep ``verification.timeout`` 4 s above it. A program that
-            takes longer has failed the tests that are left.
+        cpu_seconds: Of processor time, for all calls together, or for one input: what a busy machine does not change.
+        seconds: Of wall time, for all tests of one response together; keep ``verification.timeout`` 2 s above it. A
+            program that takes longer has failed the tests that are left.
         memory_mb: MiB of address space, for each process of the program.
         processes: Processes and threads that it may have at a time.
         file_mb: MiB that it may write to a file, and to ``/tmp``.
@@ -70,10 +71,11 @@ class CodeVerifier:
     tolerance: float = Field(1e-6, ge=0)
     isolation: Literal["namespaces", "none"] = "namespaces"
     packages: bool = False
-    seconds: float = Field(5.0, gt=0)
+    cpu_seconds: int = Field(5, ge=1)
+    seconds: float = Field(8.0, gt=0)
     memory_mb: int = Field(1024, ge=64)
-    processes: int = Field(16, ge=1)
-    file_mb: int = Field(64, ge=1)
+    processes: int = Field(8, ge=1)
+    file_mb: int = Field(16, ge=1)
     output_kb: int = Field(1024, ge=1)
     max_chars: int = Field(100_000, ge=1)
 
@@ -82,6 +84,7 @@ class CodeVerifier:
             raise ValueError(f"weights are {self.weights}; they should be numbers from 0 up, with one above 0")
         limits = Limits(
             seconds=self.seconds,
+            cpu_seconds=self.cpu_seconds,
             memory_mb=self.memory_mb,
             processes=self.processes,
             file_mb=self.file_mb,

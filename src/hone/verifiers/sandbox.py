@@ -12,7 +12,6 @@ together, which is that of one times their number.
 
 from __future__ import annotations
 
-import math
 import os
 import subprocess
 import sys
@@ -27,7 +26,7 @@ from typing import Any
 
 from hone.verifiers.jail.wire import Broken, receive, send
 
-GRACE = 3.0
+GRACE = 1.5
 """Seconds beyond the program's own after which a sandbox that has not answered is killed."""
 
 _START = "import sys; sys.path.append(sys.argv[1]); from jail.supervisor import main; sys.path.pop(); main()"
@@ -42,7 +41,8 @@ class Limits:
     """What a program may use.
 
     Attributes:
-        seconds: Of wall time, over all calls or inputs; as much processor time, rounded up, for each process.
+        seconds: Of wall time, over all calls or inputs.
+        cpu_seconds: Of processor time, for each process.
         memory_mb: MiB of address space for each process.
         processes: Processes and threads at a time, the program's first included.
         files: Open files.
@@ -50,11 +50,12 @@ class Limits:
         output: Bytes that are read of what it prints.
     """
 
-    seconds: float = 5.0
+    seconds: float = 8.0
+    cpu_seconds: int = 5
     memory_mb: int = 1024
-    processes: int = 16
-    files: int = 64
-    file_mb: int = 64
+    processes: int = 8
+    files: int = 32
+    file_mb: int = 16
     output: int = 2**20
 
 
@@ -175,7 +176,7 @@ class Sandbox:
             "tmp": limits.file_mb * 2**20,
             "limits": {
                 "memory": limits.memory_mb * 2**20,
-                "seconds": math.ceil(limits.seconds) + 1,
+                "seconds": limits.cpu_seconds,
                 "file": limits.file_mb * 2**20,
                 "files": limits.files,
                 "processes": limits.processes,

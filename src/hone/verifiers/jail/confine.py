@@ -69,7 +69,8 @@ def _inside(job: dict, proc: int | None, fds: list[int]) -> None:
         _follow()
         namespaces.die_with_parent()
         namespaces.drop_capabilities()
-        _follow(namespaces.hide_memory)
+        namespaces.hide_memory()  # before there is a child: it may not trace this process, and so stop it
+        _follow()
         os.setsid()
         limits = limits | {"processes": limits["processes"] + _KEPT}
     namespaces.limit(**limits)
@@ -83,12 +84,11 @@ def _keep(fds: list[int]) -> None:
     os.closerange(len(moved), os.sysconf("SC_OPEN_MAX"))
 
 
-def _follow(prepare: Callable[[], None] = lambda: None) -> None:
+def _follow() -> None:
     """Fork. The child goes on; the parent waits for it, and ends as it does."""
     child = os.fork()
     if child == 0:
         return
-    prepare()
     os.closerange(0, 64)
     while True:
         ended, status = os.wait()  # the first of a namespace is given the orphans

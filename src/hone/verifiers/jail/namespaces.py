@@ -53,6 +53,8 @@ def leave_host(proc: int) -> None:
         os.setgroups([])
     else:
         _unshare_users(flags, proc)
+    _write(proc, "sys/kernel/shmall", "0", optional=True)  # shared memory of System V would outlive who took it
+    _write(proc, "self/oom_score_adj", "1000", optional=True)  # should memory run out, this goes first
 
 
 def leave_supervisor(proc: int, tmp_bytes: int) -> None:

@@ -119,14 +119,26 @@ def _run(job: dict, proc: int | None, text: str, seconds: float) -> dict:
     child = confined(job, proc, [stdin, theirs, 2], lambda: candidate.run_script(job["program"]))
     os.close(stdin)
     os.close(theirs)
-    output, why = _read(ours, job["output"], time.monotonic() + seconds)
-    if why:
-        _kill(child)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if not why:
-        _kill(child)  # what it has left running
+    until = time.monotonic() + seconds
+    output, why = _read(ours, job["output"], until)
+    status = None if why else _ended(child, until)
+    _kill(child)  # and what it has left running
+    if status is None:
+        why = why or "time"
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     os.close(ours)
     return {"stdout": output.decode("utf-8", "replace"), "status": status, "why": why}
+
+
+def _ended(child: int, until: float) -> int | None:
+    """The exit status; None if there is none in time: a program may close its output and go on."""
+    while True:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() > until:
+            return None
+        time.sleep(0.001)
 
 
 def _read(pipe: int, most: int, until: float) -> tuple[bytes, str | None]:
