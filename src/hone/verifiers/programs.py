@@ -129,12 +129,15 @@ def _mbpp(task: Task) -> Unit:
         read, own = _names(task, f"test_list[{i}]", test)
         unknown |= read - own - bound
         called |= {node.func.id for node in ast.walk(ast.parse(test)) if _is_call(node)} - own - bound
-    pythons = set(dir(builtins)) | sys.stdlib_module_names
-    if not called and not unknown - pythons:
-        raise ValueError(f"task {task.id!r}: meta.test_list calls no function of the program's")
-    # A program is asked for a name of Python's own only where the tests call nothing else.
-    taken = set() if unknown - pythons else called
-    return Unit(setup, tests, sorted(taken), entry=min(called - pythons, default=None) if len(called - pythons) == 1 else None)
+    pythons = set(dir(builtins))
+    # A module cannot be called, so that a call of its name is one of the program's. A name of Python's own is the
+    # program's only where the tests call nothing else.
+    own_names = (unknown - pythons - sys.stdlib_module_names) | (called - pythons)
+    taken = (called & sys.stdlib_module_names) - pythons if own_names else called
+    if not own_names and not called:
+        raise ValueError(f"task {task.id!r}: meta.test_list calls nothing of the program's")
+    functions = sorted(called - pythons)
+    return Unit(setup, tests, sorted(taken), entry=functions[0] if len(functions) == 1 else None)
 
 
 def _cases(task: Task) -> Cases:

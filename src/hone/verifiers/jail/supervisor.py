@@ -27,6 +27,7 @@ def main() -> None:
     """
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     namespaces.die_with_parent()
+    sys.set_int_max_str_digits(0)  # numbers pass as digits
     jobs, answers = (fcntl.fcntl(fd, fcntl.F_DUPFD, 10) for fd in (0, 1))
     _silence()
     try:
