@@ -35,8 +35,8 @@ class CodeVerifier:
         words, but for blanks between them and blank lines at the ends; where a fraction is expected (1.5, 1e-3),
         a number within ``tolerance``, absolute or relative, will do. The exit status must be 0.
 
-    Tests that call a program run beside it, in another process, and receive its results as plain data: an object of
-    the program's own equals nothing but itself. Arguments are passed by value.
+    Tests that call a program run beside it, in another process, and receive its results as plain data; to compare an
+    object of the program's own fails the test. Arguments are passed by value: what a function does to them is not seen.
 
     The response is searched for the last fence of Python (the last that defines the entry point, where the task names
     it); without any, the whole of it is the program, or what continues the prompt. What comes before ``</think>`` is

@@ -1,8 +1,8 @@
 """A task's tests, run in the supervisor against a program that is in another process.
 
 The tests see ordinary values where the program returns plain data, and a :class:`Remote` where it returns anything
-else. No operator of a Remote is the program's own: it equals itself alone, it has no order and no arithmetic, so an
-object that claims to equal everything, or a float that compares as it likes, gains nothing. Its methods are the
+else. No operator of a Remote is the program's own: it has no order and no arithmetic, and to compare it is an error, so
+an object that claims to equal everything, or is the same one each time, gains nothing. Its methods are the
 program's: ``assert f(x).count(1) == 2`` believes an object that ``f`` returns in the place of a list. Arguments are
 passed by value: what a function does to a list in place is not seen.
 """
@@ -96,6 +96,11 @@ class Remote:
 
     def __setattr__(self, name: str, value: object) -> None:
         self._program.ask("set", of=self._number, name=name, value=self._program.out(value))
+
+    def __eq__(self, other: object) -> bool:
+        raise TypeError("the program returned an object of its own, which is compared with nothing")
+
+    __ne__ = __eq__
 
     def __call__(self, *args: object, **kwargs: object) -> object:
         given = {name: self._program.out(arg) for name, arg in kwargs.items()}
