@@ -1,5 +1,6 @@
 """``scripts/data``: what it makes is what the configurations read, and what it downloads is what is known of it."""
 
+import gzip
 import hashlib
 import importlib.util
 import json
@@ -152,6 +153,19 @@ class TestDownloads:
         with pytest.raises(SystemExit, match=message):
             small.main(["gsm8k", "--folder", str(tmp_path), "--mirror", url])
 
+    def test_packed_files_are_unpacked(self, script, mirror, tmp_path, monkeypatch):
+        url, served, _ = mirror
+        row = b'{"task_id": "a"}\n'
+        packed = {"a.jsonl": script.Source("somewhere/a.jsonl.gz", 1, ("task_id",), hashlib.sha256(row).hexdigest())}
+        monkeypatch.setitem(script.DOWNLOADS, "humaneval", packed)
+        for broken in (gzip.compress(row)[:-9], row):
+            served["/somewhere/a.jsonl.gz"] = broken
+            with pytest.raises(SystemExit, match=r"cannot download .*a\.jsonl\.gz"):
+                script.main(["humaneval", "--folder", str(tmp_path), "--mirror", url])
+        served["/somewhere/a.jsonl.gz"] = gzip.compress(row)
+        script.main(["humaneval", "--folder", str(tmp_path), "--mirror", url])
+        assert (tmp_path / "a.jsonl").read_bytes() == row
+
     def test_without_a_network_it_says_what_to_fetch_and_where_to_put_it(self, small, mirror, tmp_path):
         url, served, _ = mirror
         del served["/somewhere/test.jsonl"]
@@ -163,12 +177,12 @@ class TestDownloads:
             assert f"http://127.0.0.1:9/somewhere/{name}\n    as {tmp_path / 'none' / name}" in str(ended.value)
         assert not (tmp_path / "none").exists()
 
-    @pytest.mark.parametrize("name", ["gsm8k", "bfcl"])
+    @pytest.mark.parametrize("name", ["gsm8k", "bfcl", "humaneval", "mbpp"])
     def test_files_are_named_as_the_configuration_has_them(self, script, name):
-        text = (ROOT / "configs" / {"gsm8k": "gsm8k.yaml", "bfcl": "function_calling.yaml"}[name]).read_text()
+        text = (ROOT / "configs" / {"bfcl": "function_calling.yaml"}.get(name, f"{name}.yaml")).read_text()
         for file, source in script.DOWNLOADS[name].items():
             assert f" data/{name}/{file}" in text
-            assert source.path.startswith(("openai/", "ShishirPatil/"))
+            assert source.path.startswith(("openai/", "ShishirPatil/", "deepseek-ai/"))
         assert f"scripts/data {name}" in text
 
 

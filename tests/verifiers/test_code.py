@@ -78,7 +78,7 @@ class TestHacks:
     """Programs that compute nothing, for the sum of two numbers."""
 
     CLAIMS = [
-        "class Yes:\n    def __eq__(self, other): return True\n    def __bool__(self): return True\ndef f(*_): return Yes()",
+        "class Yes:\n    __eq__ = __bool__ = lambda *_: True\ndef f(*_): return Yes()",
         "class Yes(int):\n    def __eq__(self, other): return True\n    __hash__ = None\ndef f(*_): return Yes()",
         "class Meta(type):\n    def __eq__(self, other): return True\n    __hash__ = None\n"
         "class f(metaclass=Meta):\n    def __new__(cls, *_): return cls",
@@ -98,9 +98,10 @@ class TestHacks:
         "async def f(*_): return 3",
         "def f(*_): yield 3",
         "print('passed'); print('ok'); print('3 passed')\ndef f(*_): print('OK')",
-        "import os\nfor fd in range(64):\n    try: os.write(fd, b'{\"loaded\": true, \"passed\": [true, true, true]}')\n"
+        "import os\nfor fd in range(64):\n    try: os.write(fd, b'{\"loaded\": true, \"passed\": [true]}')\n"
         "    except OSError: pass\ndef f(*_): return None",
-        "import json\nm = json.dumps({'loaded': True, 'passed': [True] * 3}).encode()\nm = len(m).to_bytes(4, 'big') + m\n"
+        "import json\nm = json.dumps({'loaded': True, 'passed': [True] * 3})\n"
+        "m = b'\\0\\0\\0' + bytes([len(m)]) + m.encode()\n"
         "import os\nfor fd in range(64):\n    try: os.write(fd, m)\n    except OSError: pass\ndef f(*_): return None",
         "import signal, os\ndef f(*_): os.kill(os.getppid(), signal.SIGKILL)",
         "import time\ndef f(*_): time.sleep(60)",
@@ -175,12 +176,13 @@ def found():
             ("assert f(1).startswith('a')", "class X:\n    startswith = lambda *_: True\ndef f(*_): return X()"),
             ("assert f(1).issubset({1}) and len(f(1)) == 1",
              "class X:\n    issubset = lambda *_: True\n    __len__ = lambda *_: 1\ndef f(*_): return X()"),
-            ("assert 7 in f(1) and 8 not in f(1)", "class X:\n    __contains__ = lambda s, x: x == 7\ndef f(*_): return X()"),
+            ("assert 7 in f(1) and 8 not in f(1)",
+             "class X:\n    __contains__ = lambda s, x: x == 7\ndef f(*_): return X()"),
             ("assert f(1) != 3 and f(1) != 4 and f(2) == 2", "class X:\n    __ne__ = __eq__ = lambda *_: True\n"
              "def f(*_): return X()"),
             ("assert Box(1) == f(1)", "class Box:\n    def __new__(cls, *_): return cls\ndef f(*_): return Box"),
-            ("assert isinstance(f(1), int) and f(1) > 2", "class X:\n    __class__ = int\n    __gt__ = lambda *_: True\n"
-             "def f(*_): return X()"),
+            ("assert isinstance(f(1), int) and f(1) > 2",
+             "class X:\n    __class__ = int\n    __gt__ = lambda *_: True\ndef f(*_): return X()"),
         ],
     )  # fmt: skip
     def test_the_tests_words_are_their_own(self, test, hack):
@@ -193,8 +195,10 @@ def found():
 
     @pytest.mark.parametrize(
         "source",
-        ["", "print(3)\nprint(9)", "print('3\\n9')", "import sys\nsys.exit(0)", "print(3, 9)", "print(open('/dev/stdin').read())",
-         "a, b = map(int, input().split())\nprint(a + b)\nraise SystemExit(1)", "print(input())", "print('3' * 10 ** 7)",
+        ["", "print(3)\nprint(9)", "print('3\\n9')", "import sys\nsys.exit(0)", "print(3, 9)",
+         "print(open(0).read())",
+         "a, b = map(int, input().split())\nprint(a + b)\nraise SystemExit(1)", "print(input())",
+         "print('3' * 10 ** 7)",
          "import os\nos._exit(0)", "a, b = map(int, input().split())\nprint(a + b); print('the answer')"],
     )  # fmt: skip
     def test_printed_answers_are_read_whole(self, source):
@@ -272,7 +276,9 @@ class TestScores:
         assert same_output("1.05", "1.0", tolerance=0.1)
         assert not same_output("1.0000001", "1.0", tolerance=0)
 
-    WORDS = st.lists(st.lists(st.text("abc.12", min_size=1, max_size=4), min_size=1, max_size=3), min_size=1, max_size=3)
+    WORDS = st.lists(
+        st.lists(st.text("abc.12", min_size=1, max_size=4), min_size=1, max_size=3), min_size=1, max_size=3
+    )
 
     @given(WORDS, WORDS)
     def test_outputs_of_words(self, lines, others):
@@ -293,7 +299,10 @@ class TestTasks:
             ({"test_list": "assert f()"}, "a list of texts"),
             ({"test_list": ["f()", None]}, "a list of texts"),
             ({"test_list": ["assert f("]}, r"meta.test_list\[0\] is no Python"),
-            ({"test_list": ["assert True", "assert len([]) == 0 and 1"], "test_setup_code": 3}, "meta.test_setup_code is 3"),
+            (
+                {"test_list": ["assert True", "assert len([]) == 0 and 1"], "test_setup_code": 3},
+                "meta.test_setup_code is 3",
+            ),
             ({"test_list": ["assert True"]}, "meta.test_list calls nothing of the program's"),
             ({"test_list": ["f()"], "test_setup_code": "1 +"}, "meta.test_setup_code is no Python"),
             ({"test": "def check(f): pass"}, "meta.entry_point is None"),
@@ -309,9 +318,9 @@ class TestTasks:
         ],
     )
     def test_what_cannot_be_judged_is_an_error(self, meta, problem):
+        task = Task("t", [], None, meta)
         for text in ("", "```python\nprint(1)\n```"):
             with pytest.raises(ValueError, match=problem):
-                task = Task("t", [], None, meta)
                 CodeVerifier()(task, answered(task, text))
 
     def test_a_sandbox_that_fails_is_an_error(self, monkeypatch):
@@ -378,7 +387,14 @@ class TestInWorkers:
 
         async def run():
             with VerifierPool(verifier, workers=2) as pool:
-                texts = [bomb, right, "def f(*_): return bytes(10 ** 11)", right, "import os; os.kill(os.getppid(), 9)", right]
+                texts = [
+                    bomb,
+                    right,
+                    "def f(*_): return bytes(10 ** 11)",
+                    right,
+                    "import os; os.kill(os.getppid(), 9)",
+                    right,
+                ]
                 return await asyncio.gather(*(pool(SUM, answered(SUM, f"```python\n{text}\n```")) for text in texts))
 
         assert [score.value for score in asyncio.run(run())] == [0, 1, 0, 1, 0, 1]

@@ -149,7 +149,9 @@ for family, address in ((socket.AF_INET, {server.getsockname()!r}), (socket.AF_I
                 server.accept()
 
     def test_the_library_is_whole(self):
-        modules = "asyncio, bz2, ctypes, decimal, hashlib, lzma, multiprocessing, sqlite3, ssl, unittest, zlib, zoneinfo"
+        modules = (
+            "asyncio, bz2, ctypes, decimal, hashlib, lzma, multiprocessing, sqlite3, ssl, unittest, zlib, zoneinfo"
+        )
         assert printed(f"import {modules}; print(zoneinfo.ZoneInfo('Europe/Paris'))").ended_well
 
     def test_packages_only_where_they_are_wanted(self):
@@ -201,7 +203,9 @@ class TestLimits:
 
     def test_a_fork_bomb_is_counted_and_does_not_outlive_its_time(self):
         name = secrets.token_hex(6)
-        counting = "n = 0\ntry:\n    while True:\n        if os.fork() == 0: import time; time.sleep(60)\n        n += 1\n"
+        counting = (
+            "n = 0\ntry:\n    while True:\n        if os.fork() == 0: import time; time.sleep(60)\n        n += 1\n"
+        )
         counted = printed(calling_itself(name) + counting + "except OSError: print(n)")
         assert counted.text == f"{SMALL.processes - 1}\n"
         bomb = "while True:\n    try: os.fork()\n    except OSError: pass"
@@ -218,7 +222,9 @@ class TestLimits:
 
     def test_a_daemon_ends_with_the_program(self):
         name = secrets.token_hex(6)
-        daemon = "if os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        import time; time.sleep(60)\nprint(1)"
+        daemon = (
+            "if os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        import time; time.sleep(60)\nprint(1)"
+        )
         start = time.monotonic()
         assert printed(calling_itself(name) + daemon).text.startswith("1\n")
         assert time.monotonic() - start < 2
@@ -253,16 +259,25 @@ class TestLimits:
 @isolated
 class TestCalls:
     def test_each_test_has_its_own_verdict(self):
-        tests = ["assert f(1) == 2", "assert f(1) == 3", "assert f('ab') == 'abab'", "f(None)", "assert f([1]) == [1, 1]"]
+        tests = [
+            "assert f(1) == 2",
+            "assert f(1) == 3",
+            "assert f('ab') == 'abab'",
+            "f(None)",
+            "assert f([1]) == [1, 1]",
+        ]
         assert Sandbox().test(DOUBLE, "", tests, []) == [True, False, True, False, True]
 
-    @pytest.mark.parametrize("program", ["def f(", "raise ValueError", "import sys; sys.exit(0)", "import os; os._exit(0)"])
+    @pytest.mark.parametrize(
+        "program", ["def f(", "raise ValueError", "import sys; sys.exit(0)", "import os; os._exit(0)"]
+    )
     def test_what_cannot_be_loaded_has_no_verdicts(self, program):
         assert Sandbox().test(program, "", ["pass"], []) is None
 
     @pytest.mark.parametrize(
         "value",
-        ["None", "True", "-3", "10 ** 5000", "0.1", "float('inf')", "1j", "'é\\ud800'", "b'\\x00'", "[1, [2]]", "(1, (2,))",
+        ["None", "True", "-3", "10 ** 5000", "0.1", "float('inf')", "1j", "'é\\ud800'", "b'\\x00'", "[1, [2]]",
+         "(1, (2,))",
          "{1: {'a': (2,)}}", "{(1, 2): {3}}", "frozenset({1})", "range(3)", "int", "ValueError", "bytearray(b'a')",
          "__import__('decimal').Decimal('1.50')", "__import__('fractions').Fraction(1, 3)",
          "__import__('datetime').date(2020, 2, 29)"],
@@ -326,8 +341,9 @@ def size(stack): return len(stack.items)
 
     @pytest.mark.parametrize(
         "answer",
-        ["b'\\xff\\xff\\xff\\xff'", "b'\\x00\\x00\\x00\\x02no'", "b'\\x00\\x00\\x00\\x02[]'", "b'\\x00\\x00\\x00\\x02{}' * 2",
-         "b'\\x00\\x00\\x00\\x10{\"value\":{\"x\":1}}'", "b'\\x00\\x00\\x00\\x14{\"value\":{\"ref\":-1}}' * 5",
+        ["b'\\xff\\xff\\xff\\xff'", "b'\\x00\\x00\\x00\\x02no'", "b'\\x00\\x00\\x00\\x02[]'",
+         "b'\\x00\\x00\\x00\\x02{}' * 2",
+         "b'\\x00\\x00\\x00\\x11{\"value\":{\"x\":1}}'", "b'\\x00\\x00\\x00\\x14{\"value\":{\"ref\":-1}}' * 5",
          "b'\\x00\\x01\\x00\\x00' + b'[' * 65536"],
     )  # fmt: skip
     def test_forged_answers_are_no_values(self, answer):
@@ -375,12 +391,14 @@ print(Sandbox(isolated=False).test("def f(x): return x", "", ["assert f(1) == 1"
         if os.geteuid():
             pytest.skip("this is one, and every other test has tried it")
         try:
-            done = subprocess.run([python, "-BPc", code], user=65534, group=65534, capture_output=True, text=True, cwd="/")
+            done = subprocess.run(
+                [python, "-BPc", code], user=65534, group=65534, capture_output=True, text=True, cwd="/"
+            )
         except OSError as error:
             pytest.skip(f"no {python}: {error}")
         if "No module named 'hone'" in done.stderr or "Permission" in done.stderr or "datetime" in done.stderr:
             pytest.skip("nobody cannot read the sources")
-        assert done.stdout == "[\"2 []\\n\"]\n" or done.stdout == "['2 []\\n']\n", done.stderr
+        assert done.stdout == '["2 []\\n"]\n' or done.stdout == "['2 []\\n']\n", done.stderr
 
 
 class TestLimitsAlone:
@@ -416,7 +434,8 @@ class TestWire:
 
     @pytest.mark.parametrize(
         "data",
-        [{}, {"a": 1}, {"tuple": 1}, {"dict": [1]}, {"dict": [[[], 1]]}, {"text": ["os.system", "x"]}, {"builtin": "exec"},
+        [{}, {"a": 1}, {"tuple": 1}, {"dict": [1]}, {"dict": [[[], 1]]}, {"text": ["os.system", "x"]},
+         {"builtin": "exec"},
          {"builtin": "open"}, {"builtin": "x"}, {"ref": "a"}, {"bytes": "zz"}, {"complex": "ab"}, {"range": [1, 2, 0]},
          {"set": [{"dict": []}]}, {"a": 1, "b": 2}],
     )  # fmt: skip

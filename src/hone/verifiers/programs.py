@@ -146,7 +146,9 @@ def _cases(task: Task) -> Cases:
 
 def _listed_cases(task: Task) -> Cases:
     tests = task.meta["tests"]
-    if not _is_list(tests) or not all(isinstance(test, Mapping) and {"input", "output"} <= test.keys() for test in tests):
+    if not _is_list(tests) or not all(
+        isinstance(test, Mapping) and {"input", "output"} <= test.keys() for test in tests
+    ):
         raise ValueError(f"task {task.id!r}: meta.tests should be a list of objects with input and output")
     inputs, outputs = ([test[name] for test in tests] for name in ("input", "output"))
     return _paired(task, _checked(task, "tests", inputs), _checked(task, "tests", outputs))
@@ -176,7 +178,9 @@ def _texts(task: Task, name: str) -> list[str]:
 
 def _checked(task: Task, name: str, values: Any) -> list[str]:
     if not _is_list(values) or not values or not all(isinstance(value, str) for value in values):
-        raise ValueError(f"task {task.id!r}: meta.{name} is {values!r:.80}; it should be a list of texts, and not empty")
+        raise ValueError(
+            f"task {task.id!r}: meta.{name} is {values!r:.80}; it should be a list of texts, and not empty"
+        )
     return list(values)
 
 

@@ -138,7 +138,10 @@ class Sandbox:
         """
         if self.isolated and sys.platform != "linux":
             raise SandboxError(_no_isolation(f"{sys.platform} has no namespaces"))
-        if self.test("def f(x):\n    return x + 1", "", ["assert f(1) == 2", "assert f(1) == 3"], ["f"]) != [True, False]:
+        if self.test("def f(x):\n    return x + 1", "", ["assert f(1) == 2", "assert f(1) == 3"], ["f"]) != [
+            True,
+            False,
+        ]:
             raise SandboxError("the sandbox starts, and gives wrong results; is this Python complete?")
 
     @contextmanager

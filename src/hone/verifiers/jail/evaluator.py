@@ -15,7 +15,6 @@ from collections.abc import Iterable
 
 from .wire import Broken, decode, encode, receive, send
 
-
 _PREDICATES = {
     name
     for kind in (str, bytes, float, frozenset)
@@ -40,7 +39,7 @@ class Program:
         """Wait for the program; whether it could be loaded."""
         try:
             self._result(receive(self._answers))
-        except (Broken, Exception):
+        except Exception:
             return False
         return True
 
@@ -103,6 +102,7 @@ class Remote:
     __ne__ = __eq__
 
     def __call__(self, *args: object, **kwargs: object) -> object:
+        """Call it, where it is."""
         given = {name: self._program.out(arg) for name, arg in kwargs.items()}
         return self._program.ask("call", of=self._number, args=[self._program.out(arg) for arg in args], kwargs=given)
 

@@ -20,10 +20,10 @@ _CHUNK = 65536
 def main() -> None:
     """Take a job from standard input, and answer on standard output.
 
-    The first message is the job: ``program``, ``calls``, ``isolated``, ``visible``, ``packages``, ``seconds``, ``output``, ``tmp``
-    and ``limits``. The first answer is "ready". Where the program's functions are to be called, one message ``{"setup",
-    "tests", "taken"}`` follows, answered by ``{"loaded", "passed"}``; else one ``{"stdin"}`` after the other, each
-    answered by what the program printed. A sandbox that cannot be built answers "failed".
+    The first message is the job: ``program``, ``calls``, ``isolated``, ``visible``, ``packages``, ``seconds``,
+    ``output``, ``tmp`` and ``limits``. The first answer is "ready". Where the program's functions are to be called, one
+    message ``{"setup", "tests", "taken"}`` follows, answered by ``{"loaded", "passed"}``; else one ``{"stdin"}`` after
+    the other, each answered by what the program printed. A sandbox that cannot be built answers "failed".
     """
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     namespaces.die_with_parent()
