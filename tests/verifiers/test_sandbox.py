@@ -14,7 +14,7 @@ from hone.verifiers.jail import wire
 from hone.verifiers.sandbox import Limits, Sandbox, SandboxError
 
 SOURCE = Path(__file__).parents[2] / "src"
-SMALL = Limits(seconds=6.0, cpu_seconds=1)
+SMALL = Limits(seconds=60.0, cpu_seconds=1)
 QUICK = Limits(seconds=1.0)
 DOUBLE = "def f(x):\n    return 2 * x\n"
 
