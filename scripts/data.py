@@ -5,6 +5,8 @@
     scripts/data bfcl                                                downloaded, into data/bfcl
     scripts/data ifeval | aqua | bbh                                 downloaded, likewise
     scripts/data arc_agi --source ARC-AGI/data/training              gathered from a clone, into data/arc_agi
+    scripts/data humaneval                                           downloaded, into data/humaneval
+    scripts/data mbpp                                                downloaded, into data/mbpp
 
 A file that is there already is checked, and never written over. Downloads come from GitHub, each repository at one
 commit, and are checked against what is known of them; they have been tried with a mirror on the same machine only
@@ -12,6 +14,7 @@ commit, and are checked against what is known of them; they have been tried with
 """
 
 import argparse
+import gzip
 import hashlib
 import http.client
 import json
@@ -19,6 +22,7 @@ import operator
 import os
 import random
 import urllib.request
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,11 +37,14 @@ BFCL = "ShishirPatil/gorilla/6ea57973c7a6097fd7c5915698c54c17c5b1b6c8/berkeley-f
 IFEVAL = "josejg/instruction_following_eval/0c495b2f95155e8b10acb919ae283bfb4d5be6e2"
 AQUA = "google-deepmind/AQuA/26b64ed1f22208c6742f47df547dfd65088ec30d"
 BBH = "suzgunmirac/BIG-Bench-Hard/9ee07bd481feebf959a6b59d61ea57bdcf30964d"
+HUMANEVAL = "openai/human-eval/6d43fb980f9fee3c892a914eda09951f772ad10d/data"
+MBPP = "deepseek-ai/DeepSeek-Coder/2f9fd85927c669dae3c0fbb2d607274023af243e/Evaluation/MBPP/data"
+"""A copy of google-research's file."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a file comes from, and what is known of it."""
+    """Where a file comes from (one that ends in .gz is unpacked), and what is known of it."""
 
     path: str
     rows: int
@@ -175,6 +182,22 @@ DOWNLOADS = {
             "examples",
         ),
     },
+    "humaneval": {
+        "HumanEval.jsonl": Source(
+            f"{HUMANEVAL}/HumanEval.jsonl.gz",
+            164,
+            ("task_id", "prompt", "entry_point", "canonical_solution", "test"),
+            "1d49078ba3e2b196b9344535bef34a43021f038fad9561d6ee7c53450609a6a2",
+        ),
+    },
+    "mbpp": {
+        "mbpp.jsonl": Source(
+            f"{MBPP}/mbpp.jsonl",
+            974,
+            ("task_id", "text", "code", "test_setup_code", "test_list"),
+            "ccf64ceae9c5403bf50a044cb6d505bfd2a2963ee58338ba268fd65beab92a9f",
+        ),
+    },
 }
 
 
@@ -245,9 +268,11 @@ def download(folder: Path, name: str, mirror: str) -> None:
         try:
             with urllib.request.urlopen(url, timeout=60) as answer:
                 content = answer.read()
-        except (OSError, http.client.HTTPException) as error:
+            if source.path.endswith(".gz"):
+                content = gzip.decompress(content)
+        except (OSError, EOFError, zlib.error, http.client.HTTPException) as error:
             wanted = [f"  {mirror}/{other.path}\n    as {folder / file}" for file, other in DOWNLOADS[name].items()]
-            by_hand = "Fetch these where there is a network, and run this again, which checks them:"
+            by_hand = "Fetch these where there is a network (unpack .gz), and run this again, which checks them:"
             raise SystemExit("\n".join([f"cannot download {url}: {error}", by_hand, *wanted])) from None
         check(content, source, url)
         keep(path, content)

@@ -42,6 +42,22 @@ def call(i):
     return {"id": f"simple_python_{i}", "ground_truth": [{f"math.f{i}": {"n": [i]}}]}
 
 
+def small_program(i):
+    tests = [f"assert add_{i}({n}) == {n + i}" for n in range(3)]
+    code = f"def add_{i}(n):\r\n  return n + {i}"
+    return {"task_id": i, "text": f"Add {i}.", "code": code, "test_setup_code": "", "test_list": tests}
+
+
+def completion(i):
+    return {
+        "task_id": f"HumanEval/{i}",
+        "prompt": f'import math\n\n\ndef add(n: int) -> int:\n    """Add {i} to n, but {{}} is no set."""\n',
+        "entry_point": "add",
+        "canonical_solution": f"    return n + {i}\n",
+        "test": f"def check(candidate):\n    assert candidate(1) == {i + 1}\n",
+    }
+
+
 DATA = {
     "dapo_math/train.jsonl": problem,
     "aime/2024.jsonl": problem,
@@ -51,6 +67,8 @@ DATA = {
     "countdown/test.jsonl": countdown,
     "bfcl/BFCL_v4_simple_python.jsonl": function,
     "bfcl/answers_simple_python.jsonl": call,
+    "humaneval/HumanEval.jsonl": completion,
+    "mbpp/mbpp.jsonl": small_program,
 }
 """What users download into data/: rows of the same shape."""
 
@@ -66,7 +84,7 @@ def data(tmp_path, monkeypatch):
     for name, make in DATA.items():
         path = Path("data", name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(json.dumps(make(i)) + "\n" for i in range(1, 305)))
+        path.write_text("".join(json.dumps(make(i)) + "\n" for i in range(1, 975)))
 
 
 def test_there_are_some():

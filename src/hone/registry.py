@@ -67,6 +67,7 @@ REGISTRY: dict[str, dict[str, str]] = {
         "ifeval": "hone.verifiers.ifeval:IFEvalVerifier",
         "format": "hone.verifiers.format:FormatVerifier",
         "reasoning_gym": "hone.verifiers.reasoning_gym:ReasoningGymVerifier",
+        "code": "hone.verifiers.code:CodeVerifier",
         "combine": "hone.verifiers.combine:Combine",
     },
     "advantage": {

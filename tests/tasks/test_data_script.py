@@ -1,5 +1,6 @@
 """``scripts/data``: what it makes is what the configurations read, and what it downloads is what is known of it."""
 
+import gzip
 import hashlib
 import importlib.util
 import json
@@ -176,6 +177,19 @@ class TestDownloads:
         with pytest.raises(SystemExit, match=message):
             small.main(["gsm8k", "--folder", str(tmp_path), "--mirror", url])
 
+    def test_packed_files_are_unpacked(self, script, mirror, tmp_path, monkeypatch):
+        url, served, _ = mirror
+        row = b'{"task_id": "a"}\n'
+        packed = {"a.jsonl": script.Source("somewhere/a.jsonl.gz", 1, ("task_id",), hashlib.sha256(row).hexdigest())}
+        monkeypatch.setitem(script.DOWNLOADS, "humaneval", packed)
+        for broken in (gzip.compress(row)[:-9], row):
+            served["/somewhere/a.jsonl.gz"] = broken
+            with pytest.raises(SystemExit, match=r"cannot download .*a\.jsonl\.gz"):
+                script.main(["humaneval", "--folder", str(tmp_path), "--mirror", url])
+        served["/somewhere/a.jsonl.gz"] = gzip.compress(row)
+        script.main(["humaneval", "--folder", str(tmp_path), "--mirror", url])
+        assert (tmp_path / "a.jsonl").read_bytes() == row
+
     def test_without_a_network_it_says_what_to_fetch_and_where_to_put_it(self, small, mirror, tmp_path):
         url, served, _ = mirror
         del served["/somewhere/test.jsonl"]
@@ -187,14 +201,21 @@ class TestDownloads:
             assert f"http://127.0.0.1:9/somewhere/{name}\n    as {tmp_path / 'none' / name}" in str(ended.value)
         assert not (tmp_path / "none").exists()
 
-    @pytest.mark.parametrize("name", ["gsm8k", "bfcl", "ifeval", "aqua", "bbh"])
+    @pytest.mark.parametrize("name", ["gsm8k", "bfcl", "ifeval", "aqua", "bbh", "humaneval", "mbpp"])
     def test_files_are_named_as_the_configurations_have_them(self, script, name):
-        trained = {"gsm8k": "gsm8k.yaml", "bfcl": "function_calling.yaml"}
-        places = [f"eval/{name}.yaml", *([trained[name]] if name in trained else [])]
+        trained = {
+            "gsm8k": "gsm8k.yaml",
+            "bfcl": "function_calling.yaml",
+            "humaneval": "humaneval.yaml",
+            "mbpp": "mbpp.yaml",
+        }
+        places = [
+            place for place in (trained.get(name, ""), f"eval/{name}.yaml") if (ROOT / "configs" / place).is_file()
+        ]
         texts = [(ROOT / "configs" / place).read_text() for place in places]
         for file, source in script.DOWNLOADS[name].items():
             assert any(f" data/{name}/{file}" in text for text in texts)
-            owners = ("openai/", "ShishirPatil/", "josejg/", "google-deepmind/", "suzgunmirac/")
+            owners = ("openai/", "ShishirPatil/", "josejg/", "google-deepmind/", "suzgunmirac/", "deepseek-ai/")
             assert source.path.startswith(owners)
         assert all(f"scripts/data {name}" in text for text in texts)
 

@@ -4,9 +4,11 @@ import asyncio
 import time
 
 import pytest
+from test_sandbox import MISSING
 
 from hone.types import Segment, Task, Trajectory
 from hone.verifiers.choice import ChoiceVerifier
+from hone.verifiers.code import CodeVerifier
 from hone.verifiers.combine import Combine
 from hone.verifiers.countdown import CountdownVerifier
 from hone.verifiers.exact import ExactVerifier
@@ -69,6 +71,11 @@ CASES = {
     "format": (FormatVerifier(pattern=FORM), Task("t", []), "<think>hm</think> \\boxed{1}"),
     "integration": (ReasoningGymVerifier(), Task("t", [], meta=INTEGRAL), None),
     "partial": (ReasoningGymVerifier(partial=True), Task("t", [], meta=entry("gcd", "7")), None),
+    "code": (
+        CodeVerifier(seconds=3, cpu_seconds=1),
+        Task("t", [], "def f(a, b):\n    return a + b", {"test_list": ["assert f(1, 2) == 3", "assert f(5, 6) == 11"]}),
+        None,
+    ),
     "combine": (
         Combine(parts={"math": MathVerifier(), "form": FormatVerifier(pattern=FORM)}, gate="form"),
         Task("t", [], "42"),
@@ -79,6 +86,8 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_probes(name):
+    if name == "code" and MISSING:
+        pytest.skip(MISSING)
     verifier, task, good = CASES[name]
     probes = adversarial()
 

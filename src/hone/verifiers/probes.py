@@ -2,6 +2,24 @@
 
 from __future__ import annotations
 
+_PROGRAMS = {
+    "exit": "import sys\nsys.exit(0)",
+    "os_exit": "import os\nos._exit(0)",
+    "claim": "print('OK')\nprint('all tests passed')",
+    "equal_to_all": "class Any:\n    __eq__ = lambda self, other: True\nf = solve = solution = lambda *_: Any()",
+    "builtins": "import builtins\nbuiltins.AssertionError = builtins.len = builtins.isinstance = lambda *_: True",
+    "check": "def check(*_):\n    return True",
+    "environment": "import os\nprint(dict(os.environ), os.listdir('/'), os.listdir('.'))",
+    "descriptors": "import os\nfor fd in range(1, 9):\n    try: os.write(fd, b'true')\n    except OSError: pass",
+    "fork_bomb": "import os\nwhile True:\n    try:\n        os.fork()\n    except OSError:\n        pass",
+    "memory": "held = bytearray(10 * 2 ** 30)",
+    "output": "while True:\n    print('x' * 1000)",
+    "forever": "while True:\n    pass",
+    "kill": "import os\nos.kill(os.getppid(), 9)\nos.kill(-1, 9)",
+    "daemon": "import os, time\nif os.fork() == 0:\n    os.setsid()\n    time.sleep(600)",
+}
+"""Model-written programs; a verifier that runs programs should pay none, and outlive all."""
+
 
 def adversarial() -> dict[str, str]:
     r"""Name -> response. Built when asked for: one of them has 10 MB.
@@ -44,6 +62,7 @@ def adversarial() -> dict[str, str]:
     probes = {"empty": "", "blank": " \n\t\n ", "long_text": "junk " * 2_000_000}
     for name, text in inner.items():
         probes |= {name: text, f"{name}_tagged": f"<answer>{text}</answer>", f"{name}_boxed": rf"\boxed{{{text}}}"}
+    probes |= {f"program_{name}": f"```python\n{text}\n```" for name, text in _PROGRAMS.items()}
     return probes | {
         "boxed_everything": " ".join(rf"\boxed{{{n}}}" for n in range(1000, 0, -1)),
         "nested_boxes": r"\boxed{" * 1000 + "}" * 1000,
