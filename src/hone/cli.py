@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import logging
 import os
 import select
@@ -12,8 +11,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-INTERRUPTED, UNREAD = 130, 141
-"""What a shell makes of SIGINT and of SIGPIPE."""
+from hone import commands
+
+UNREAD = 141
+"""What a shell makes of SIGPIPE."""
+RUNS = {"mine": "make", "synth": "make", "eval": "evaluate"}
+"""The functions of commands that are not called as these are."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return commands.INTERRUPTED
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _is_unread():
             return UNREAD
@@ -93,13 +96,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("hone", description="Reinforcement learning post-training for language models.")
     package = sys.modules["hone"]  # is on no floor, and imported already
     parser.add_argument("--version", action="version", version=f"hone {package.__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    adding = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(name: str, run, help: str, **argument: str) -> argparse.ArgumentParser:
-        made = commands.add_parser(name, help=help, description=help)
+    def command(name: str, help: str, **argument: str) -> argparse.ArgumentParser:
+        made = adding.add_parser(name, help=help, description=help)
         for key, text in argument.items():
             made.add_argument(key, help=text)
-        made.set_defaults(run=run, command=name)
+        made.set_defaults(run=getattr(commands, RUNS.get(name, name)), command=name)
         return made
 
     overrides = {
@@ -107,34 +110,32 @@ def _parser() -> argparse.ArgumentParser:
         "nargs": "*",
         "help": "settings over those of the file, such as optimizer.lr=1e-5",
     }
-    command("train", _train, "Train as a configuration says.", config="a YAML file").add_argument(
-        "overrides", **overrides
-    )
-    command("resume", _resume, "Go on with a run from its newest checkpoint.", folder="the run's folder").add_argument(
+    command("train", "Train as a configuration says.", config="a YAML file").add_argument("overrides", **overrides)
+    command("resume", "Go on with a run from its newest checkpoint.", folder="the run's folder").add_argument(
         "overrides", **overrides
     )
     command(
-        "check", _check, "Parse a configuration, try its parts on something small, and print what a run will do.",
+        "check", "Parse a configuration, try its parts on something small, and print what a run will do.",
         config="a YAML file",
     ).add_argument("overrides", **overrides)  # fmt: skip
     command(
-        "mine", _make, "Play first attempts at the tasks of a configuration, and store those that failed.",
+        "mine", "Play first attempts at the tasks of a configuration, and store those that failed.",
         config="a YAML file",
     ).add_argument("overrides", **overrides)  # fmt: skip
     synth = command(
-        "synth", _make, "Rewrite the tasks of a configuration into harder ones, and store those that hold.",
+        "synth", "Rewrite the tasks of a configuration into harder ones, and store those that hold.",
         config="a YAML file",
     )  # fmt: skip
     synth.add_argument("overrides", **overrides)
     synth.add_argument("--report", action="store_true", help="tell and draw what is in the store, and make nothing")
     calibrate = command(
-        "calibrate", _calibrate, "Measure what processors have to know of a model, such as for how long it thinks.",
+        "calibrate", "Measure what processors have to know of a model, such as for how long it thinks.",
         config="a YAML file",
     )  # fmt: skip
     calibrate.add_argument("overrides", **overrides)
     calibrate.add_argument("--questions", type=int, default=10, help="tasks that are tried; 10 unless given")
     evaluated = command(
-        "eval", _eval, "Evaluate a model and checkpoints as the eval sections of a configuration say, side by side.",
+        "eval", "Evaluate a model and checkpoints as the eval sections of a configuration say, side by side.",
         config="a YAML file, or the folder of a run",
     )  # fmt: skip
     evaluated.add_argument(
@@ -145,7 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluated.add_argument("--no-base", action="store_true", help="leave out the configuration's own model")
     evaluated.add_argument("--seed", type=int, default=0, help="of the resampling for intervals and tests")
     scored = command(
-        "score", _score, "Judge saved answers anew, with a changed verifier, without sampling.",
+        "score", "Judge saved answers anew, with a changed verifier, without sampling.",
         folder="the folder of a run or of an evaluation",
     )  # fmt: skip
     scored.add_argument(
@@ -153,155 +154,13 @@ def _parser() -> argparse.ArgumentParser:
         help="a YAML file with the changed verifier, by default that of the folder; and settings over it",
     )  # fmt: skip
     scored.add_argument("--output", type=Path, help="the folder to write; by default scores-<n> in the other")
-    command("report", _report, "Tell what a run did, and which tasks its training can solve that it could not before.",
+    command("report", "Tell what a run did, and which tasks its training can solve that it could not before.",
             folder="the run's folder")  # fmt: skip
-    command("plot", _plot, "Draw the curves of a run into its folder.", folder="the run's folder").add_argument(
+    command("plot", "Draw the curves of a run into its folder.", folder="the run's folder").add_argument(
         "--output", type=Path, help="the PNG to write; by default curves.png in the folder"
     )
-    command("schema", _schema, "Print a JSON schema of configurations, for editors.")
+    command("schema", "Print a JSON schema of configurations, for editors.")
     return parser
-
-
-def _train(chosen: argparse.Namespace) -> int:
-    from hone.config import load_config
-
-    return _fit(load_config(chosen.config, chosen.overrides), resume=False)
-
-
-def _resume(chosen: argparse.Namespace) -> int:
-    from hone.config import load_config
-
-    folder = Path(chosen.folder)
-    if not (folder / "config.yaml").is_file():
-        raise FileNotFoundError(f"{folder} is not the folder of a run: it has no config.yaml")
-    config = load_config(folder / "config.yaml", chosen.overrides)
-    config.folder = chosen.folder  # where it is now
-    return _fit(config, resume=True)
-
-
-def _fit(config, *, resume: bool) -> int:
-    from hone.report.story import story
-    from hone.trainer import Trainer
-
-    _quiet_libraries()
-    trainer = Trainer.from_config(config)
-    print(story(trainer.fit(resume=resume)))
-    return INTERRUPTED if trainer.interrupted else 0
-
-
-def _check(chosen: argparse.Namespace) -> int:
-    from hone.check import check
-    from hone.config import load_config
-
-    _quiet_libraries()
-    return 0 if check(load_config(chosen.config, chosen.overrides)) else 1
-
-
-def _make(chosen: argparse.Namespace) -> int:
-    from hone.config import load_config
-    from hone.session import make, within
-
-    command, config = chosen.command, load_config(chosen.config, chosen.overrides)
-    if getattr(chosen, "report", False):
-        from hone.report.synthesis import plot, synthesis
-
-        for source in within(config.tasks):
-            if getattr(source, "command", None) == command:
-                print(synthesis(source.store), plot(source.store, Path(source.store, "shift.png")), sep="\n\n")
-        return 0
-    _quiet_libraries()
-    for made in make(config, command, print):
-        print("\n".join(f"{name}: {value}" for name, value in made.items()))
-    return 0
-
-
-def _calibrate(chosen: argparse.Namespace) -> int:
-    from hone.config import load_config
-    from hone.session import calibrate
-
-    if chosen.questions < 1:
-        raise ValueError(f"--questions {chosen.questions}: should be at least 1")
-    _quiet_libraries()
-    for measured in calibrate(load_config(chosen.config, chosen.overrides), chosen.questions):
-        print("\n".join(f"{name}: {value}" for name, value in measured.items()))
-    return 0
-
-
-def _eval(chosen: argparse.Namespace) -> int:
-    from hone.evaluation import evaluate, load_evaluation
-    from hone.report.evaluation import Progress, table
-
-    checkpoints, overrides = _sorted(chosen.given)
-    config, path = load_evaluation(chosen.config, overrides), Path(chosen.config)
-    folder = chosen.output or Path("evals", path.stem if path.stem != "config" else path.resolve().parent.name)
-    _quiet_libraries()
-    with Progress() as progress:
-        results = evaluate(
-            config, checkpoints, folder=folder, base=not chosen.no_base, seed=chosen.seed, progress=progress
-        )
-    for name, result in results["evaluations"].items():
-        _console().print(table(name, result))
-    print(f"results: {folder / 'results.json'}", f"picture: {folder / 'passk.png'}", sep="\n")
-    return 0
-
-
-def _score(chosen: argparse.Namespace) -> int:
-    from hone.report.evaluation import Progress
-    from hone.scoring import score, table
-
-    files, overrides = _sorted(chosen.given)
-    if len(files) > 1:
-        raise ValueError(f"one configuration at most, not {len(files)}: {', '.join(files)}")
-    with Progress() as progress:
-        folder, results = score(chosen.folder, *files, overrides=overrides, output=chosen.output, progress=progress)
-    _console().print(table(results))
-    print(f"results: {folder / 'results.json'}")
-    return 0
-
-
-def _console():
-    """Standard output; tables have room where it is no terminal."""
-    from rich.console import Console
-
-    return Console(width=None if sys.stdout.isatty() else 160)
-
-
-def _sorted(given: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Paths, and settings: what has an equals sign and is no path."""
-    overrides = [text for text in given if "=" in text and not Path(text).exists()]
-    return [text for text in given if text not in overrides], overrides
-
-
-def _report(chosen: argparse.Namespace) -> int:
-    from hone.report.regimes import draw, regimes
-    from hone.report.run import Run
-
-    run = Run(chosen.folder)
-    print(run.summary(), regimes(run), draw(run), sep="\n\n")
-    return 0
-
-
-def _plot(chosen: argparse.Namespace) -> int:
-    from hone.report.run import Run
-
-    print(Run(chosen.folder).plot(chosen.output))
-    return 0
-
-
-def _schema(chosen: argparse.Namespace) -> int:
-    from hone.schema import json_schema
-
-    print(json.dumps(json_schema(), indent=2))
-    return 0
-
-
-def _quiet_libraries() -> None:
-    """No progress bars beside the live view."""
-    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")  # read when datasets is imported, which is slow
-    import transformers
-
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
 
 
 if __name__ == "__main__":

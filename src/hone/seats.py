@@ -1,9 +1,8 @@
 """The seats: what the trainer asks for, and nothing of who sits there.
 
-An implementation is either a *settings class* (a class under :func:`settings`, whose fields are its settings) or a
-plain function, whose keyword-only parameters are its settings. Both are named in YAML by the registry or by a dotted
-path. A field annotated with a protocol of this file (``verifier: Verifier``, ``weights: list[StepField]``) is itself
-filled from YAML by name.
+An implementation is a *settings class* (under :func:`settings`, whose fields are its settings) or a plain function,
+whose keyword-only parameters are. Both are named in YAML by the registry or by a dotted path, and fill a field that is
+annotated with a protocol of this file (``verifier: Verifier``, ``weights: list[StepField]``).
 """
 
 from __future__ import annotations

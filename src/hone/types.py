@@ -1,8 +1,4 @@
-"""The records that flow from a task to a gradient.
-
-One vocabulary for the whole library::
-
-    Task -> Segment* -> Trajectory -> Group -> Batch -> Scores -> Loss
+"""The records that flow from a task to a gradient: one vocabulary for the whole library.
 
 A *step* is a token for a language model and a denoising step for a flow policy. Every per-step array is aligned with
 the action that it describes: ``logprobs[t]`` belongs to ``actions[t]``. The shift by one that a causal model needs
