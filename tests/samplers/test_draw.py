@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hone.samplers.draw import BLOCK, Rules, _invert, draw, truncate, uniform
+from hone.samplers.draw import BLOCK, Rules, _invert, draw, fetched, truncate, uniform
 from hone.seats import SamplingParams
 
 CPU = torch.device("cpu")
@@ -155,8 +155,17 @@ def test_a_number_on_the_border_of_two_blocks():
 @pytest.mark.parametrize("bad", [[torch.nan, 0.0], [torch.inf, 0.0], [-torch.inf, -torch.inf]])
 @pytest.mark.parametrize("temperature", [0, 1])
 def test_what_is_no_distribution_is_refused(bad, temperature):
+    logits, positions = torch.tensor([[1.0, 2.0], bad]), torch.zeros(2, dtype=torch.int64)
+    tokens, logprobs = draw(logits, rules(2, temperature=temperature), positions)
+    assert logprobs.isnan().tolist() == [False, True]
+    assert tokens.max() < 2  # the token itself may be looked up, whatever it is
     with pytest.raises(FloatingPointError, match="logits are NaN"):
-        draw(torch.tensor([[1.0, 2.0], bad]), rules(2, temperature=temperature), torch.zeros(2, dtype=torch.int64))
+        fetched(tokens, logprobs)
+
+
+def test_what_is_fetched_is_exact():
+    tokens, logprobs = torch.tensor([0, 2**31 - 1]), torch.tensor([-0.1, -123.456])
+    assert fetched(tokens, logprobs) == ([0, 2**31 - 1], logprobs.tolist())
 
 
 def test_one_token_alone():

@@ -529,7 +529,7 @@ def test_closing_fails_what_is_under_way(sampler):
         for _ in range(6):
             await asyncio.sleep(0)
         engine.close()
-        with pytest.raises(AttributeError):
+        with pytest.raises(RuntimeError, match="closed while this sequence was under way"):
             await asyncio.wait_for(task, timeout=10)
 
     asyncio.run(main())

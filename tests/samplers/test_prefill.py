@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny import KINDS
 
-from hone.samplers.native import NativeSampler
+from hone.samplers.decode import cache_keyword
 from hone.samplers.prefill import WORTH, Prefill, _batches, _common
 
 ATTENTION = [
@@ -26,10 +26,8 @@ def prefill(tiny_policy):
         hook = policy.backbone.register_forward_pre_hook(
             lambda module, args, kwargs: passes.append(kwargs["input_ids"].tolist()), with_kwargs=True
         )
-        engine = NativeSampler()
-        engine.sync(policy)
         with torch.inference_mode():
-            found = Prefill(policy, engine._cache_keyword)(contexts, most)
+            found = Prefill(policy, cache_keyword(policy.backbone))(contexts, most)
         hook.remove()
         return found, passes
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -56,10 +57,8 @@ def draw(logits: Tensor, rules: Rules, position: Tensor) -> tuple[Tensor, Tensor
         position: ``[B]`` int64: how many tokens the row has sampled before; where the rules are.
 
     Returns:
-        Tokens ``[B]`` int64 and their log-probabilities ``[B]`` float32, of the distribution that was drawn from.
-
-    Raises:
-        FloatingPointError: If a row is no distribution.
+        Tokens ``[B]`` int64 and their log-probabilities ``[B]`` float32, of the distribution that was drawn from; NaN
+        where a row is none, which :func:`fetched` refuses.
     """
     temperature = torch.where(rules.temperature == 0, 1.0, rules.temperature)[:, None]
     rows, size = logits.shape
@@ -69,14 +68,25 @@ def draw(logits: Tensor, rules: Rules, position: Tensor) -> tuple[Tensor, Tensor
     if rules.truncated:
         scaled = truncate(scaled, rules)
     highest = scaled.amax(-1, keepdim=True)
-    if not highest.isfinite().all():
-        raise FloatingPointError("sampler: the logits are NaN, infinite or all -inf; blame the weights or a processor")
     likeliest = scaled.argmax(-1) if rules.greedy else None
     tokens, total = _invert(scaled.sub_(highest).exp_(), uniform(rules.seed, position))
+    tokens = tokens.clamp(max=size - 1)  # of a row that is no distribution
     if likeliest is not None:
         tokens = torch.where(rules.temperature == 0, likeliest, tokens)
     chosen = logits.gather(-1, tokens[:, None].to(logits.device)).to(temperature.device).float() / temperature
     return tokens, (chosen - highest)[:, 0] - total.log().float()
+
+
+def fetched(tokens: Tensor, logprobs: Tensor) -> tuple[list[int], list[float]]:
+    """Both on the host, in one transfer: the only time in a decode step that it waits for the device.
+
+    Raises:
+        FloatingPointError: If a row was no distribution.
+    """
+    numbers, values = torch.stack([tokens.double(), logprobs.double()]).tolist()  # float64 holds either exactly
+    if not all(map(math.isfinite, values)):
+        raise FloatingPointError("sampler: the logits are NaN, infinite or all -inf; blame the weights or a processor")
+    return [int(number) for number in numbers], values
 
 
 def _invert(weights: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
@@ -108,7 +118,7 @@ def _first_beyond(cumulative: Tensor, target: Tensor) -> Tensor:
     """Index of the first entry above ``target``; where rounding leaves none, of the first that reaches the end."""
     index = torch.searchsorted(cumulative, target, right=True)
     last = torch.searchsorted(cumulative, cumulative[:, -1:].contiguous())
-    return torch.minimum(index, last)
+    return torch.minimum(index, last).clamp(max=cumulative.shape[1] - 1)  # NaN is beyond everything
 
 
 def truncate(logits: Tensor, rules: Rules) -> Tensor:

@@ -7,7 +7,6 @@ one takes its slot; each token's noise is keyed by (seed, position), so a sample
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,8 +16,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from hone import masks
-from hone.samplers.draw import Rules, draw
+from hone.samplers.decode import Decoder, cache_keyword
+from hone.samplers.draw import Rules, draw, fetched
 from hone.samplers.prefill import Prefill, Prefix
 from hone.samplers.segments import segments
 from hone.samplers.slots import GROW, Slots
@@ -52,20 +51,23 @@ class NativeSampler:
     Attributes:
         max_sequences: Most sequences decoded together; the others wait for a slot.
         prefill_tokens: Most context tokens computed in one pass.
+        graphs: On a GPU, capture decode steps as CUDA graphs and replay them. The cache then stays between rounds.
         processors: Change the logits before each draw, or what was drawn.
     """
 
     max_sequences: int = Field(64, ge=1)
     prefill_tokens: int = Field(4096, ge=1)
+    graphs: bool = True
     processors: list[Processor] = field(default_factory=list)
 
     renderer: Any = field(default=None, init=False, repr=False, compare=False)
     _policy: Any = field(default=None, init=False, repr=False, compare=False)
-    _cache_keyword: str = field(default="cache", init=False, repr=False, compare=False)
+    _keeps_slots: bool = field(default=False, init=False, repr=False, compare=False)
     _waiting: deque[Request] = field(default_factory=deque, init=False, repr=False, compare=False)
     _running: list[Request] = field(default_factory=list, init=False, repr=False, compare=False)
     _prefixes: dict[tuple[int, ...], Prefix] = field(default_factory=dict, init=False, repr=False, compare=False)
     _slots: Slots | None = field(default=None, init=False, repr=False, compare=False)
+    _decoder: Decoder | None = field(default=None, init=False, repr=False, compare=False)
     _rules: Rules | None = field(default=None, init=False, repr=False, compare=False)
     _driver: Any = field(default=None, init=False, repr=False, compare=False)
 
@@ -77,16 +79,17 @@ class NativeSampler:
         """
         if not getattr(policy, "takes_masks", False):
             raise ValueError("sampler: the native sampler needs a model whose layers are all attention")
+        if policy is not self._policy:
+            self._slots = self._decoder = None
         self._policy, self.renderer = policy, policy.renderer
-        known = inspect.signature(policy.backbone.forward).parameters
-        self._cache_keyword = "cache" if "cache" in known else "past_key_values"  # before transformers 5.24
+        self._keeps_slots = self.graphs and policy.device.type == "cuda"
         for processor in self.processors:
             if hasattr(processor, "bind"):
                 processor.bind(self.renderer)
 
     def close(self) -> None:
         """Forget the policy; sequences under way fail."""
-        self._policy = None
+        self._policy = self._slots = self._decoder = None
 
     async def sample(self, context: Sequence[Segment], params: SamplingParams) -> Completion:
         """Continue ``context`` until a stop token, a stop string or ``max_tokens``.
@@ -125,6 +128,8 @@ class NativeSampler:
             await asyncio.sleep(0)
             await asyncio.sleep(0)  # let siblings and other groups line up, so that the first prefill serves them all
             while self._waiting or self._running:
+                if self._policy is None:
+                    raise RuntimeError("sampler: it was closed while this sequence was under way")
                 with torch.inference_mode():
                     self._enter()
                     self._decode()
@@ -141,41 +146,31 @@ class NativeSampler:
     def _forget(self) -> None:
         self._waiting.clear()
         self._prefixes.clear()
-        self._running, self._slots, self._rules = [], None, None
+        self._running, self._rules = [], None
+        if not self._keeps_slots:
+            self._slots = self._decoder = None
 
     def _decode(self) -> None:
         """Give each running sequence its next token."""
         if not self._running:
             return
-        device = self._policy.device
-        positions = torch.tensor([request.length for request in self._running], device=device)
-        tokens = torch.tensor([request.tokens[-1] for request in self._running], device=device)
-        self._slots.aim(positions)
-        queries, keys = positions[:, None], torch.arange(self._slots.width, device=device)[None]
-        allowed = queries[:, :, None] >= keys[:, None, :]
-        hidden = self._policy.backbone(
-            input_ids=tokens[:, None],
-            position_ids=positions[:, None],
-            attention_mask=masks.by_layer(self._policy.text_config, allowed, queries, keys),
-            use_cache=True,
-            **{self._cache_keyword: self._slots.cache},
-        ).last_hidden_state
-        self._rules = self._rules or Rules.stack([r.params for r in self._running], device)
-        self._extend(self._running, self._policy.logits(hidden[:, 0]), self._rules)
+        tokens = [request.tokens[-1] for request in self._running]
+        logits = self._decoder(tokens, [request.length for request in self._running])
+        self._rules = self._rules or Rules.stack([r.params for r in self._running], self._policy.device)
+        self._extend(self._running, logits, self._rules)
 
     def _extend(self, requests: Sequence[Request], logits: Tensor, rules: Rules) -> None:
         """Draw each request's next token; those that it finishes leave."""
         for processor in self.processors:
             logits = processor(requests, logits)
         position = torch.tensor([len(request.tokens) for request in requests], device=rules.seed.device)
-        tokens, logprobs = draw(logits, rules, position)
-        drawn = tokens.tolist()
+        drawn, logprobs = fetched(*draw(logits, rules, position))
         for processor in self.processors:
             if hasattr(processor, "replace"):
                 for row, token in processor.replace(requests, drawn).items():
                     drawn[row] = token
                     requests[row].forced.add(len(requests[row].tokens))
-        for request, token, logprob in zip(requests, drawn, logprobs.tolist(), strict=True):
+        for request, token, logprob in zip(requests, drawn, logprobs, strict=True):
             request.tokens.append(token)
             request.logprobs.append(logprob)
         self._leave()
@@ -222,12 +217,14 @@ class NativeSampler:
         self._running += entering  # at once, so that an error reaches them
         self._rules = None
         new = {request.context for request in entering} - self._prefixes.keys()
-        self._prefixes |= Prefill(self._policy, self._cache_keyword)(new, self.prefill_tokens)
+        self._prefixes |= Prefill(self._policy, cache_keyword(self._policy.backbone))(new, self.prefill_tokens)
         prefixes = [self._prefixes[request.context] for request in entering]
         if self._slots is None:
-            count = min(self.max_sequences, len(entering) + len(self._waiting))
+            wanted = self.max_sequences if self._keeps_slots else len(entering) + len(self._waiting)
+            count = min(self.max_sequences, wanted)
             length = max(len(request.context) + min(request.params.max_tokens, GROW) for request in entering)
             self._slots = Slots(count, length, like=prefixes[0].layers)
+            self._decoder = Decoder(self._policy, self._slots, fixed=self._keeps_slots)
         self._slots.ensure(len(self._running))
         for slot, prefix in enumerate(prefixes, start=first):
             self._slots.fill(slot, prefix)

@@ -61,28 +61,27 @@ class Slots:
         length: Steps that each slot has room for.
         index: ``[n]`` the running slots, always the first ones.
         positions: ``[n]`` where the coming step of each goes.
-        width: One more than the largest position.
+        width: Steps that are attended to, one more than the largest position or further ones that are masked.
+        moves: How often the buffers were made anew, larger.
     """
 
     def __init__(self, count: int, length: int, like: Sequence[tuple[Tensor, Tensor]]) -> None:
         self.count, self.length = count, length
         self.cache = Cache(layers=[SlotLayer(self, layer) for layer in like])
         self.index = self.positions = torch.zeros(0, dtype=torch.int64)
-        self.width = 0
+        self.width = self.moves = 0
 
-    def aim(self, positions: Tensor) -> None:
-        """Set where the coming decode step writes, ``[n]``, growing the slots where there is no room."""
-        self.positions = positions
+    def aim(self, positions: Tensor, width: int) -> None:
+        """Set where the coming decode step writes, ``[n]``, and to how many steps it attends."""
+        self.positions, self.width = positions, width
         self.index = torch.arange(len(positions), device=positions.device)
-        self.width = int(positions.max()) + 1
-        self.reserve(self.width)
 
     def reserve(self, length: int) -> None:
         """Make room for ``length`` steps a slot."""
         if length <= self.length:
             return
         extra = -(-(length - self.length) // GROW) * GROW
-        self.length += extra
+        self.length, self.moves = self.length + extra, self.moves + 1
         for layer in self.cache.layers:
             layer.keys, layer.values = (
                 torch.nn.functional.pad(buffer, (0, 0, 0, extra)) for buffer in (layer.keys, layer.values)
@@ -97,7 +96,7 @@ class Slots:
                 torch.cat([buffer, buffer.new_zeros(count - self.count, *buffer.shape[1:])])
                 for buffer in (layer.keys, layer.values)
             )
-        self.count = count
+        self.count, self.moves = count, self.moves + 1
 
     def fill(self, slot: int, prefix: Prefix) -> None:
         """Copy a prefilled context into a slot."""
