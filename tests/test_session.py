@@ -85,7 +85,7 @@ def test_a_session_is_a_player_and_leaves_nothing_behind(config):
         assert all(trajectory.reward is not None for trajectory in group)
         [other] = session.play([group.task], 1, made.sampling, parts.nothing, SingleTurn(suffix="!"))
         assert other.rewards == [0.0]
-        assert other.context[0].text.startswith("<|user|>a!")
+        assert other.trajectories[0].segments[0].text.startswith("<|user|>a!")
     assert made.tasks.source.cursor == 0  # where it was
     assert not [p for p in psutil.Process().children(recursive=True) if "spawn_main" in " ".join(p.cmdline())]
 
