@@ -37,7 +37,7 @@ def save(folder, step, policy=None, *, keep=10, **state):
 
 
 def test_what_is_saved_is_loaded(tmp_path):
-    state = {"weights": torch.arange(3.0), "path": Path("x"), "seen": {1, 2}, "counts": Counter("aab"), "none": None}
+    state = {"weights": torch.arange(3.0), "pair": (1, "x"), "seen": {1, 2}, "counts": Counter("aab"), "none": None}
     path = save(tmp_path, 7, **state)
     assert path == tmp_path / "checkpoints" / "step-7" == checkpoint.latest(tmp_path)
     assert (path / "model.txt").read_text() == "weights"
@@ -99,8 +99,9 @@ def test_a_failed_save_leaves_the_earlier_ones(tmp_path, again):
 
 def test_state_that_cannot_be_written_leaves_the_earlier_ones(tmp_path):
     save(tmp_path, 1)
-    with pytest.raises(Exception, match="pickle"):
-        save(tmp_path, 2, bad=lambda: None)
+    for bad, told in ((lambda: None, "function"), (Path("x"), "Path"), (range(3), "range")):
+        with pytest.raises(TypeError, match=rf"^bad\[0\]\.it is a .*{told}"):
+            save(tmp_path, 2, bad=[{"it": bad}])
     assert checkpoint.latest(tmp_path).name == "step-1"
     assert not (tmp_path / "checkpoints/step-2").exists()
 

@@ -99,9 +99,12 @@ def _parser() -> argparse.ArgumentParser:
     command("train", _train, "Train as a configuration says.", config="a YAML file").add_argument(
         "overrides", **overrides
     )
-    command("resume", _resume, "Go on with a run from its newest checkpoint.", folder="the run's folder").add_argument(
-        "overrides", **overrides
-    )
+    resume = command("resume", _resume, "Go on with a run from its newest checkpoint.", folder="the run's folder")
+    resume.add_argument("overrides", **overrides)
+    resume.add_argument(
+        "--allow", action="append", default=[], choices=["settings", "data"],
+        help="go on though settings that are not given here, or the files of tasks, are not those of the run",
+    )  # fmt: skip
     command(
         "check", _check, "Parse a configuration, try its parts on something small, and print what a run will do.",
         config="a YAML file",
@@ -128,27 +131,27 @@ def _parser() -> argparse.ArgumentParser:
 def _train(chosen: argparse.Namespace) -> int:
     from hone.config import load_config
 
-    return _fit(load_config(chosen.config, chosen.overrides), resume=False)
+    return _fit(load_config(chosen.config, chosen.overrides))
 
 
 def _resume(chosen: argparse.Namespace) -> int:
-    from hone.config import load_config
+    from hone.config import load_config, overridden
 
     folder = Path(chosen.folder)
     if not (folder / "config.yaml").is_file():
         raise FileNotFoundError(f"{folder} is not the folder of a run: it has no config.yaml")
     config = load_config(folder / "config.yaml", chosen.overrides)
     config.folder = chosen.folder  # where it is now
-    return _fit(config, resume=True)
+    return _fit(config, resume=True, allow=[*overridden(chosen.overrides), *chosen.allow])
 
 
-def _fit(config, *, resume: bool) -> int:
+def _fit(config, **how) -> int:
     from hone.report.story import story
     from hone.trainer import Trainer
 
     _quiet_libraries()
     trainer = Trainer.from_config(config)
-    print(story(trainer.fit(resume=resume)))
+    print(story(trainer.fit(**how)))
     return INTERRUPTED if trainer.interrupted else 0
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -25,25 +28,28 @@ def claimed(config: Any, *, resume: bool) -> Iterator[Path]:
     Raises:
         FileExistsError: If the folder holds another run.
         FileNotFoundError: If there is nothing to resume.
+        OSError: If the disk is full: with the folder, what is free, and where the run can go on.
     """
     before = {name for name in OWN if (config.run_folder() / name).exists()}
     folder = _claim(config, resume)
     try:
         yield folder
-    except BaseException:
+    except BaseException as error:
         if checkpoint.latest(folder) is None and not any(row["step"] for row in JsonLines(folder / OWN[0])):
-            for name in set(OWN) - before | {OWN[0]}:
+            for name in set(OWN) - before:
                 _remove(folder / name)
             with suppress(OSError):
                 folder.rmdir()  # if there is nothing else in it
+        if number := _cannot_write(error):
+            raise OSError(number, _full(folder, number)) from error
         raise
 
 
 def _claim(config: Any, resume: bool) -> Path:
     folder = config.run_folder()
-    if resume and checkpoint.latest(folder) is None:
-        raise FileNotFoundError(f"there is no checkpoint to resume from in {folder / 'checkpoints'}")
     claim, settings = folder / "metrics.jsonl", folder / "config.yaml"
+    if resume and checkpoint.latest(folder) is None and not (claim.exists() and settings.exists()):
+        raise FileNotFoundError(f"there is no checkpoint to resume from in {folder / 'checkpoints'}")
     if not resume and settings.exists() and not claim.exists():
         raise FileExistsError(f"{settings} would be overwritten; give another folder")
     folder.mkdir(parents=True, exist_ok=True)
@@ -61,6 +67,26 @@ def write_settings(folder: Path, text: str) -> None:
     scratch = folder / ".config.yaml.partial"
     scratch.write_text(text, encoding="utf-8")
     scratch.replace(folder / "config.yaml")
+
+
+def _cannot_write(error: BaseException | None) -> int | None:
+    """The number of the system's error if one that no other try would mend is at the bottom of this."""
+    while error is not None:
+        number = error.errno if isinstance(error, OSError) else None
+        if number is None and (told := re.search(r"\(os error (\d+)\)", str(error))):  # safetensors has its own
+            number = int(told[1])
+        if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return number
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _full(folder: Path, number: int) -> str:
+    there = next(above for above in (folder, *folder.parents) if above.exists())
+    kept = checkpoint.latest(folder)
+    goes_on = f"hone resume goes on from {kept}" if kept else "there is no checkpoint yet"
+    free = shutil.disk_usage(there).free / 2**20
+    return f"{os.strerror(number)}: nothing more can be written to {folder} ({free:.0f} MiB are free there); {goes_on}"
 
 
 def _remove(path: Path) -> None:

@@ -137,7 +137,7 @@ def test_training_sees_tasks_and_rewrites_and_resumes_exactly(tmp_path, tiny_mod
             tiny_model_path, tmp_path / name, tasks=synthrl(tmp_path / name / "set", refresh=3), steps=steps,
             checkpoint={"every": 1},
         )  # fmt: skip
-        return hone.Trainer(made).fit(resume=resume)
+        return hone.Trainer(made).fit(resume=resume, allow=("steps",))
 
     whole = run("whole", 5)
     names = [name for _, name in asked(whole)]
@@ -158,7 +158,7 @@ def test_a_run_that_is_resumed_behind_a_refresh_pays_for_it_once(tmp_path, tiny_
         made = config(
             tiny_model_path, tmp_path, tasks=synthrl(tmp_path / "set", refresh=2), steps=steps, checkpoint={"every": 2}
         )
-        return hone.Trainer(made).fit(resume=resume)
+        return hone.Trainer(made).fit(resume=resume, allow=("steps",))
 
     first = run(3)
     for path in Path(first.folder, "checkpoints").glob("step-3*"):
