@@ -60,7 +60,6 @@ def save(
     recover(folder)
     target = folder / "checkpoints" / f"step-{step}"
     scratch, replaced = target.with_name(".partial"), target.with_name(f".replaced-{target.name}")
-    shutil.rmtree(scratch, ignore_errors=True)
     value = (metrics or {}).get(best.removeprefix("-")) if best else None
     measured = [best, value] if value is not None and math.isfinite(value) else read_about(target).get("best")
     try:
@@ -143,7 +142,8 @@ def read_about(path: Path) -> dict[str, Any]:
 
 
 def recover(folder: Path) -> None:
-    """Put back a checkpoint that was to be replaced, if its run died before there was another in its place."""
+    """Undo what a run left half done: a checkpoint that it was writing, or moved out of the way of another."""
+    shutil.rmtree(folder / "checkpoints" / ".partial", ignore_errors=True)
     for replaced in (folder / "checkpoints").glob(".replaced-*"):
         target = replaced.with_name(replaced.name.removeprefix(".replaced-"))
         shutil.rmtree(replaced) if target.exists() else replaced.rename(target)
