@@ -1,5 +1,6 @@
 """Checkpoints that are whole or not there, whatever happens while they are written."""
 
+import os
 import pickle
 import re
 import signal
@@ -221,9 +222,8 @@ def test_no_file_of_the_library_unpickles_but_the_workers():
 
 
 def kept(folder):
-    return [name for name in steps(folder) if name.startswith("step-")], checkpoint.os.readlink(
-        folder / "checkpoints/best"
-    )
+    """The checkpoints, and which of them is marked."""
+    return [name for name in steps(folder) if name != "best"], os.readlink(folder / "checkpoints/best")
 
 
 def measure(folder, values, best="eval/e/accuracy", keep=1):

@@ -232,15 +232,13 @@ def lift():
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
 
 
-@pytest.mark.parametrize("most", [20_000, 150_000, 0])  # in the model's files, in the trainer's state, in the log
+@pytest.mark.parametrize("most", [40_000, 250_000, 0])  # in the model's files, in the trainer's state, in the log
 def test_a_full_disk_ends_a_run_with_what_there_is(fit, tmp_path, unlimited, most):
-    with pytest.raises(
-        OSError, match=rf"nothing more can be written to {tmp_path}/run \(\d+ MiB are free there\); "
-    ) as e:
+    folder = tmp_path / "run"
+    with pytest.raises(OSError, match=rf"nothing more can be written to {folder} \(\d+ MiB are free there\); ") as told:
         fit(Spy(at={4: limit(most)}))
     lift()
-    assert str(e.value).endswith("hone resume goes on from " + str(tmp_path / "run/checkpoints/step-2"))
-    folder = tmp_path / "run"
+    assert str(told.value).endswith(f"hone resume goes on from {folder / 'checkpoints/step-2'}")
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step-2"]
     assert checkpoint.damage(folder / "checkpoints/step-2") is None
     resumed = fit(resume=True)
@@ -291,9 +289,7 @@ def test_the_best_of_a_run_is_found(fit, tmp_path, tiny_model_path):
 
 
 def test_a_metric_of_no_evaluation_is_refused(tiny_model_path, tmp_path):
-    with pytest.raises(
-        ValueError, match=r"checkpoint\.best = '-eval/leters/length': there is no such evaluation.*letters"
-    ):
+    with pytest.raises(ValueError, match=r"checkpoint\.best = '-eval/leters/.*there is no such evaluation.*letters"):
         hone.Config(
             **parts.settings(
                 tiny_model_path,
