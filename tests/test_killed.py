@@ -151,8 +151,9 @@ def same(one, other):
 
 def test_the_run_has_all_that_could_be_lost(killer):
     whole = killer.whole
-    assert {"best", "step-8"} < set(whole["checkpoints"])
-    assert whole["metrics"][-1]["step"] < 9  # the budget ends it
+    last = whole["metrics"][-1]["step"]
+    assert 6 <= last < 9  # the budget ends it
+    assert {"best", f"step-{last}"} < set(whole["checkpoints"])
     assert whole["metrics"][-1]["reset/count"] >= 2
     assert whole["state"]["reference"]
     assert sum(row.get("tokens/aside", 0) > 0 for row in whole["metrics"]) > 2

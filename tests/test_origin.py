@@ -77,7 +77,7 @@ def test_changed_settings_are_shown_and_refused_unless_allowed(here, capsys):
     assert steps() == [1, 2]
     assert main(["resume", "run"]) == 0  # accepted once, they are the run's
     edit("siblings: 2\n", "siblings: 3\n")
-    assert main(["resume", "run", "--allow", "settings", "steps=3"]) == 0
+    assert main(["resume", "run", "steps=3", "--allow", "settings"]) == 0
     assert steps() == [1, 2, 3]
 
 
