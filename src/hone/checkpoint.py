@@ -82,7 +82,7 @@ def save(
 
 
 def latest(folder: Path) -> Path | None:
-    """The newest checkpoint of a run from which it can go on, if its files are what was written."""
+    """The newest checkpoint of a run; whether it is whole, :func:`newest_whole` knows."""
     return next((path for path in reversed(_checkpoints(folder)) if (path / STATE).is_file()), None)
 
 
