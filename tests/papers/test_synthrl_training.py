@@ -169,7 +169,7 @@ def test_a_run_that_is_resumed_behind_a_refresh_pays_for_it_once(tmp_path, tiny_
     assert (tmp_path / "set" / "journal.jsonl").read_text() == journal
     spent = [[row.get("tokens/aside") for row in found.metrics] for found in (first, again)]
     assert spent[0] == spent[1]  # it costs what it cost
-    assert spent[0][2] > 0
+    assert any(spent[0])
 
 
 def test_the_command_makes_a_set_and_leaves_the_source_where_it_was(tmp_path, tiny_model_path):
