@@ -245,17 +245,9 @@ class Trainer:
             "learner": self.learner.state_dict(),
             **self._parts(),
         }
-        chosen = self.config.checkpoint
-        return checkpoint.save(
-            self.folder,
-            self.state.step,
-            self.policy,
-            state,
-            keep=chosen.keep,
-            about=self.origin,
-            best=chosen.best,
-            metrics=self.state.metrics,
-        )
+        which = {"keep": self.config.checkpoint.keep, "best": self.config.checkpoint.best}
+        what = {"about": self.origin, "metrics": self.state.metrics}
+        return checkpoint.save(self.folder, self.state.step, self.policy, state, **which, **what)
 
     def _parts(self) -> dict[str, Any]:
         """The states of what the run was given."""
