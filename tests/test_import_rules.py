@@ -20,7 +20,7 @@ ROOMS = [
     {"seats"},
     {"math", "collate", "masks", "sections", "ranks", "prompts", "synthesis"},
     {"objectives", "policies", "samplers", "tasks", "envs", "verifiers", "hooks", "writers", "papers"},
-    {"collect", "learner", "checkpoint", "session", "folder", "trainer", "runtime", "report"},
+    {"collect", "learner", "checkpoint", "session", "folder", "origin", "trainer", "runtime", "report"},
     {"registry", "parts", "build", "document", "config", "schema", "order", "check"}
     | {"candidates", "ledger", "evaluation", "scoring"},
     {"cli", "commands"},

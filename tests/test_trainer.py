@@ -28,8 +28,8 @@ PLAIN_LOG = {"log": {"tensorboard": False}}
 def fit(tiny_model_path, tmp_path):
     """``fit(name="run", resume=False, **settings) -> Run``: trains the tiny Llama, in ``tmp_path / name``."""
 
-    def fit(name="run", *, resume=False, **changes):
-        return make(name, **changes).fit(resume=resume)
+    def fit(name="run", *, resume=False, allow=("settings",), **changes):
+        return make(name, **changes).fit(resume=resume, allow=allow)
 
     def make(name="run", **changes):
         model = changes.pop("model_path", tiny_model_path)
@@ -262,12 +262,20 @@ def test_a_run_can_be_prolonged_with_more_hooks(fit):
     assert "eval/late/accuracy" not in run.metrics[1]
 
 
-def test_hooks_may_keep_any_state(fit):
-    state = {"path": Path("x"), "seen": {3, 4}, "queue": Counter("ab")}
+def test_hooks_may_keep_any_plain_state(fit):
+    state = {"pair": (1, 2.5), "seen": {3, 4}, "queue": Counter("ab"), "raw": b"x"}
     fit(steps=1, hooks=[Spy(kept=state), PLAIN_LOG])
     spy = Spy()
     fit(steps=1, resume=True, hooks=[spy, PLAIN_LOG])
     assert spy.kept == {**state, "steps": 1}
+
+
+def test_a_state_that_is_no_plain_data_ends_a_run_at_its_start(fit, tmp_path):
+    spy = Spy(kept={"where": [{"path": Path("x")}]})
+    with pytest.raises(TypeError, match=r"^hooks\.Spy 1\.where\[0\]\.path is a pathlib\.\S+: .* plain data only"):
+        fit(hooks=[spy, PLAIN_LOG])
+    assert spy.told == [("on_start", 0), ("on_end", 0)]
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_a_hook_does_to_the_tasks_is_saved(fit):
@@ -437,7 +445,7 @@ def test_a_run_at_the_end_of_its_tasks_stays_where_it_is(fit):
     def left(run):
         return {path: (path.read_bytes(), path.stat().st_ino) for path in run.folder.rglob("*") if path.is_file()}
 
-    fit(tasks=Letters(limit=4), steps=9, eval=heldouts())
+    fit(tasks=Letters(limit=4), steps=9, eval=heldouts(), hooks=[PLAIN_LOG, Spy()])
     before = left(hone.Run(fit.trainer().config.folder))
     spy = Spy()
     run = fit(tasks=Letters(limit=4), steps=9, resume=True, eval=heldouts(), hooks=[PLAIN_LOG, spy])

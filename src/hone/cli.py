@@ -111,9 +111,12 @@ def _parser() -> argparse.ArgumentParser:
         "help": "settings over those of the file, such as optimizer.lr=1e-5",
     }
     command("train", "Train as a configuration says.", config="a YAML file").add_argument("overrides", **overrides)
-    command("resume", "Go on with a run from its newest checkpoint.", folder="the run's folder").add_argument(
-        "overrides", **overrides
-    )
+    resume = command("resume", "Go on with a run from its newest checkpoint.", folder="the run's folder")
+    resume.add_argument("overrides", **overrides)
+    resume.add_argument(
+        "--allow", action="append", default=[], choices=["settings", "data"],
+        help="go on though settings that are not given here, or the files of tasks, are not those of the run",
+    )  # fmt: skip
     command(
         "check", "Parse a configuration, try its parts on something small, and print what a run will do.",
         config="a YAML file",

@@ -17,28 +17,28 @@ def train(chosen: argparse.Namespace) -> int:
     """Train."""
     from hone.config import load_config
 
-    return _fit(load_config(chosen.config, chosen.overrides), resume=False)
+    return _fit(load_config(chosen.config, chosen.overrides))
 
 
 def resume(chosen: argparse.Namespace) -> int:
     """Go on with a run."""
-    from hone.config import load_config
+    from hone.config import load_config, overridden
 
     folder = Path(chosen.folder)
     if not (folder / "config.yaml").is_file():
         raise FileNotFoundError(f"{folder} is not the folder of a run: it has no config.yaml")
     config = load_config(folder / "config.yaml", chosen.overrides)
     config.folder = chosen.folder  # where it is now
-    return _fit(config, resume=True)
+    return _fit(config, resume=True, allow=[*overridden(chosen.overrides), *chosen.allow])
 
 
-def _fit(config, *, resume: bool) -> int:
+def _fit(config, **how) -> int:
     from hone.report.story import story
     from hone.trainer import Trainer
 
     _quiet_libraries()
     trainer = Trainer.from_config(config)
-    print(story(trainer.fit(resume=resume)))
+    print(story(trainer.fit(**how)))
     return INTERRUPTED if trainer.interrupted else 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import count
@@ -140,7 +141,7 @@ class Config(BaseModel):
         ahead of it, and the view.
         """
         evaluations = [build("hook", {"evaluate": {"name": name, **vars(part)}}) for name, part in self.eval.items()]
-        saving = {"every": self.checkpoint.every, "at_end": self.checkpoint.at_end}
+        saving = {"every": self.checkpoint.every, "at_end": self.checkpoint.at_end, "best": self.checkpoint.best}
         usual = [build("hook", spec) for spec in ("log", {"checkpoint": saving}, "live")]
         given = {type(hook): hook for hook in self.hooks}
         others = [hook for hook in self.hooks if type(hook) not in map(type, usual)]
@@ -203,6 +204,9 @@ class Config(BaseModel):
                 yield f"siblings = {self.siblings}: {field} {name} compares siblings, so it needs at least 2"
         if self.update.minibatches > self.prompts:
             yield f"update.minibatches = {self.update.minibatches}: should be at most prompts ({self.prompts})"
+        best = self.checkpoint.best or ""
+        if (evaluation := re.match("-?eval/([^/]+)/", best)) and evaluation[1] not in self.eval:
+            yield f"checkpoint.best = {best!r}: there is no such evaluation; {suggest(evaluation[1], self.eval)}"
         for name, part in self.eval.items():
             if part.tasks is self.tasks:
                 yield f"eval.{name}.tasks: is the very object that training reads from; build another"
@@ -252,6 +256,11 @@ def load_config(
         raise
     config._source = Path(path)
     return config
+
+
+def overridden(overrides: Sequence[str]) -> list[str]:
+    """The paths of the settings that overrides set, in full."""
+    return [_long_path(where) if where.startswith("model.") else where for where, _ in document.pairs(overrides)]
 
 
 def _long_model(spec: Any) -> Any:

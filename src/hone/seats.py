@@ -30,6 +30,9 @@ class TaskSource(Protocol):
     A source that makes its tasks by playing others also has ``bind(player)``, which is called once the weights are
     there, and ``make(report)``, which plays until its data set is whole and returns what it did, under the command that
     its attribute ``command`` names. Never bound, it still gives tasks, and plays nothing.
+
+    One that reads files may have ``fingerprint()``, which names them, each with a hash of what is in it: a run that is
+    resumed on other data is refused.
     """
 
     def __iter__(self) -> Iterator[Task]: ...

@@ -106,9 +106,13 @@ class CheckpointConfig:
     Attributes:
         every: Steps between checkpoints; 0 for none on the way.
         keep: The newest that are kept.
+        best: A metric, such as "eval/heldout/accuracy": after each step that has a better value of it than any before,
+            the run is saved too. That checkpoint is kept beside the newest, and ``checkpoints/best`` is a link to it.
+            More is better; with a "-" before the name, less.
         at_end: Save after the last step.
     """
 
     every: int = Field(0, ge=0)
     keep: int = Field(2, ge=1)
+    best: str | None = Field(None, pattern=r"^-?[^-\s]\S*$")
     at_end: bool = True

@@ -52,9 +52,9 @@ class Session:
 
     def _load(self, closing: ExitStack) -> None:
         config, limits = self.config, self.config.verification
-        named = list(_sources(config))
-        sources = [found for _, source in named for found in within(source)]
-        for source in sources:
+        named = list(sources(config))
+        every = [found for _, source in named for found in within(source)]
+        for source in every:
             closing.callback(source.load_state_dict, source.state_dict())
         for name, source in named:
             _look_into(source, name)
@@ -70,7 +70,7 @@ class Session:
         self.policy.load(runtime.device(config.device))
         self.policy.version = 0
         self.sampler.sync(self.policy)
-        for source in sources:
+        for source in every:
             if hasattr(source, "bind"):
                 source.bind(self)
                 _bound[id(source)] = source
@@ -142,7 +142,7 @@ def within(source: TaskSource) -> Iterator[TaskSource]:
                 yield from within(inner)
 
 
-def _sources(config: Any) -> Iterator[tuple[str, TaskSource]]:
+def sources(config: Any) -> Iterator[tuple[str, TaskSource]]:
     """The sources that a configuration names, each once, with its place."""
     named = [("tasks", config.tasks)]
     named += [(f"stages.{first}.tasks", config.at(first).tasks) for first in config.stages]

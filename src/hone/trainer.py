@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from hone import checkpoint, folder
+from hone import checkpoint, folder, origin
 from hone.collect import Interrupted, VerificationError, described, refuse_without_verdict
 from hone.learner import Learner
 from hone.report.run import Run
@@ -55,13 +55,16 @@ class Trainer:
         """The trainer that a configuration describes; nothing is loaded before :meth:`fit`."""
         return cls(config)
 
-    def fit(self, *, resume: bool = False) -> Run:
+    def fit(self, *, resume: bool = False, allow: Sequence[str] = ()) -> Run:
         """Train to the last step, or until Ctrl-C, which saves a checkpoint and ends cleanly.
 
         Args:
-            resume: Go on from the newest checkpoint in the run's folder.
+            resume: Go on from the newest whole checkpoint in the run's folder; a run that was killed before it had one
+                begins anew.
+            allow: What may differ from the run that is resumed: paths of settings, "settings" for any, "data".
 
         Raises:
+            ValueError: If settings or data differ that may not, or every checkpoint is damaged.
             FileExistsError: If the folder holds another run.
             FileNotFoundError: If there is nothing to resume.
             VerificationError: If nothing at all of a step could be judged; the steps before it are saved.
@@ -69,16 +72,22 @@ class Trainer:
         self.interrupted = False
         with ExitStack() as closing, self._graceful_interrupt():
             self.folder = closing.enter_context(folder.claimed(self.config, resume=resume))
+            self.origin = origin.described(self.config)
+            start = checkpoint.newest_whole(self.folder) if resume else None
+            changed = start is not None and origin.accept(start, self.origin, allow)
+            if start is None:
+                folder.write_settings(self.folder, self.config.dump())
             closing.enter_context(self.session)
             self._load()
             for hook in reversed(self.hooks):
                 closing.callback(self._call, hook, "on_end")
-            if resume:
-                self._resume(checkpoint.latest(self.folder))
-            folder.write_settings(self.folder, self.config.dump())
+            if start is not None:
+                self._resume(start)
+                folder.write_settings(self.folder, self.config.dump())
             self._tell("on_start")
-            if resume and self.state.metrics and not self.interrupted:
-                self._save()  # an evaluation was made up for: not another time
+            checkpoint.refuse_unfit(self._parts())  # not after hours
+            if start is not None and (changed or self.state.metrics) and not self.interrupted:
+                self._save()  # an evaluation was made up for, or other settings accepted: not another time
             while self.state.step < self.config.steps and not (self.state.stop or self.interrupted):
                 if not self._attempt():
                     break
@@ -223,6 +232,7 @@ class Trainer:
             if name in saved["hooks"]:  # else it is new to the run
                 hook.load_state_dict(saved["hooks"][name])
         self._publish()
+        checkpoint.tidy(self.folder, keep=self.config.checkpoint.keep, best=self.config.checkpoint.best)
         log.info("resumed from %s", path)
 
     def _save(self) -> Path:
@@ -233,10 +243,16 @@ class Trainer:
             "policy": self.policy.state_dict(),
             "reference": self.reference.state_dict() if self.reference is not None else {},
             "learner": self.learner.state_dict(),
-            "tasks": self.stage.tasks.state_dict(),
-            "hooks": {name: hook.state_dict() for name, hook in _named(self.hooks)},
+            **self._parts(),
         }
-        return checkpoint.save(self.folder, self.state.step, self.policy, state, keep=self.config.checkpoint.keep)
+        which = {"keep": self.config.checkpoint.keep, "best": self.config.checkpoint.best}
+        what = {"about": self.origin, "metrics": self.state.metrics}
+        return checkpoint.save(self.folder, self.state.step, self.policy, state, **which, **what)
+
+    def _parts(self) -> dict[str, Any]:
+        """The states of what the run was given."""
+        hooks = {name: hook.state_dict() for name, hook in _named(self.hooks)}
+        return {"tasks": self.stage.tasks.state_dict(), "hooks": hooks}
 
     def _tell(self, event: str) -> None:
         """Call every hook, also those after one whose evaluation Ctrl-C cut short."""

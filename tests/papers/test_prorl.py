@@ -372,7 +372,7 @@ def fit(tiny_model_path, tmp_path):
         return hone.Trainer(hone.Config(**parts.settings(tiny_model_path, tmp_path / name, **values)))
 
     def fit(name="run", *, resume=False, **changes):
-        return trainer(name, **changes).fit(resume=resume)
+        return trainer(name, **changes).fit(resume=resume, allow=("hooks",))
 
     fit.trainer = trainer
     return fit

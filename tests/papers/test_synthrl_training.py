@@ -137,7 +137,7 @@ def test_training_sees_tasks_and_rewrites_and_resumes_exactly(tmp_path, tiny_mod
             tiny_model_path, tmp_path / name, tasks=synthrl(tmp_path / name / "set", refresh=3), steps=steps,
             checkpoint={"every": 1},
         )  # fmt: skip
-        return hone.Trainer(made).fit(resume=resume)
+        return hone.Trainer(made).fit(resume=resume, allow=("steps",))
 
     whole = run("whole", 5)
     names = [name for _, name in asked(whole)]
@@ -158,7 +158,7 @@ def test_a_run_that_is_resumed_behind_a_refresh_pays_for_it_once(tmp_path, tiny_
         made = config(
             tiny_model_path, tmp_path, tasks=synthrl(tmp_path / "set", refresh=2), steps=steps, checkpoint={"every": 2}
         )
-        return hone.Trainer(made).fit(resume=resume)
+        return hone.Trainer(made).fit(resume=resume, allow=("steps",))
 
     first = run(3)
     for path in Path(first.folder, "checkpoints").glob("step-3*"):
@@ -167,6 +167,9 @@ def test_a_run_that_is_resumed_behind_a_refresh_pays_for_it_once(tmp_path, tiny_
     again = run(3, resume=True)
     assert asked(again) == asked(first)
     assert (tmp_path / "set" / "journal.jsonl").read_text() == journal
+    spent = [[row.get("tokens/aside") for row in found.metrics] for found in (first, again)]
+    assert spent[0] == spent[1]  # it costs what it cost
+    assert any(spent[0])
 
 
 def test_the_command_makes_a_set_and_leaves_the_source_where_it_was(tmp_path, tiny_model_path):

@@ -27,19 +27,23 @@ class Budget:
         self._total = 0
 
     def on_start(self, state: State) -> None:
-        """A run that starts from the beginning has sampled nothing."""
+        """A run that starts from the beginning has sampled nothing; one that is resumed at its end has enough."""
         if state.step == 0:
             self._total = 0
+        self._stop_if_enough(state)
 
     def on_step(self, state: State) -> None:
         """Count, and stop when it is enough."""
         self._total += int(state.metrics["tokens/sampled"] + state.metrics.get("tokens/aside", 0))
         state.metrics["tokens/total"] = self._total
-        if self._total >= self.tokens:
-            state.stop = state.stop or f"{self._total} tokens were sampled, of a budget of {self.tokens}"
+        self._stop_if_enough(state)
 
     def on_end(self, state: State) -> None:
         """Nothing."""
+
+    def _stop_if_enough(self, state: State) -> None:
+        if self._total >= self.tokens:
+            state.stop = state.stop or f"{self._total} tokens were sampled, of a budget of {self.tokens}"
 
     def state_dict(self) -> dict[str, Any]:
         """The tokens so far."""

@@ -14,11 +14,10 @@ def append(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
     Every line is strict JSON, for which NaN and infinities do not exist: they are written as null.
     """
-    text = "".join(json.dumps(plain(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    lines = _lines(rows)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as file:
-        # A lone surrogate has no UTF-8; its backslash form happens to be the JSON escape of the same character.
-        file.write(text.encode("utf-8", "backslashreplace"))
+        file.write(lines)
 
 
 def cut(path: Path, step: int) -> None:
@@ -35,16 +34,26 @@ def cut(path: Path, step: int) -> None:
 
 
 def amend(path: Path, row: Mapping[str, Any]) -> dict[str, Any]:
-    """Add what ``row`` has more to the last line if that is of the same step, else append it; returns what was new."""
-    lines = path.read_bytes().splitlines() if path.exists() else []
+    """Add what ``row`` has more to the last line if that is of the same step, else append it; returns what was new.
+
+    The file is written aside and renamed, so that a run that dies meanwhile does not lose the line.
+    """
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     last = json.loads(lines[-1]) if lines else {}
     if last.get("step") != row["step"]:
         last = {}
     new = {name: value for name, value in row.items() if name not in last}
     if new:
-        cut(path, row["step"])
-        append(path, [last | new])
+        scratch = path.with_name(f".{path.name}.partial")
+        scratch.write_bytes(b"".join(lines[:-1] if last else lines) + _lines([last | new]))
+        scratch.replace(path)
     return new
+
+
+def _lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
+    text = "".join(json.dumps(plain(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    # A lone surrogate has no UTF-8; its backslash form happens to be the JSON escape of the same character.
+    return text.encode("utf-8", "backslashreplace")
 
 
 def _step(line: bytes, place: str) -> int:

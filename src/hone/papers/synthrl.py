@@ -52,7 +52,7 @@ from hone.seats import Environment, Player, Policy, Sampler, SamplingParams, Tas
 from hone.synthesis.drafts import Seed, accepted_rows, rejected_rows
 from hone.synthesis.journal import Journal
 from hone.synthesis.overlap import Questions
-from hone.synthesis.provenance import digest_of_task
+from hone.synthesis.provenance import digest_of_file, digest_of_task
 from hone.synthesis.reading import batches, once, peek
 from hone.synthesis.replies import Outage
 from hone.synthesis.rewriting import INSTRUCTION, SLOT, question
@@ -240,6 +240,11 @@ class SynthRL:
             for seed in seeds
             for draft in seed.accepted
         ]
+
+    def fingerprint(self) -> dict[str, str]:
+        """The rewrites that are read, and a hash of them; nothing where training itself makes them."""
+        read = Store(Path(self.store)).accepted
+        return {str(read): digest_of_file(read)} if read.exists() and not self.refresh else {}
 
     def __iter__(self) -> Iterator[Task]:
         return self

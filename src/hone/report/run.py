@@ -73,6 +73,12 @@ class Run:
         return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
 
     @property
+    def best(self) -> Path | None:
+        """The checkpoint with the best value of the metric that ``checkpoint.best`` names."""
+        link = self.folder / "checkpoints" / "best"
+        return link.resolve() if link.exists() else None
+
+    @property
     def evaluations(self) -> dict[str, dict[str, Evaluation]]:
         """The ``first`` and the ``last`` evaluation under each name."""
         found = {}

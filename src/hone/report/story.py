@@ -21,6 +21,8 @@ def story(run: Run, samples: int = 2) -> str:
         lines += _samples(name, found["first"], found["last"], samples)
     picture = run.plot() if len(run.metrics) > 1 else None
     lines += ["", f"run folder: {run.folder}", *([f"curves:     {picture}"] if picture else [])]
+    if run.best:
+        lines.append(f"best:       {run.folder / 'checkpoints' / 'best'} ({run.best.name})")
     return "\n".join(lines)
 
 

@@ -44,6 +44,7 @@ class Replies:
 
     def __post_init__(self) -> None:
         self._failed = 0
+        self._counted: set[str] = set()
 
     def identity(self) -> Any:
         """Who writes, with which settings, as plain data."""
@@ -65,6 +66,9 @@ class Replies:
             for name, (messages, attempt) in requests.items()
         }
         new = {keys[name]: (name, *request) for name, request in requests.items() if keys[name] not in self.journal}
+        for where in dict.fromkeys(k for k in keys.values() if k in self.journal and k not in self._counted):
+            self._counted.add(where)
+            self.player.sampled += self.journal[where].get("tokens", 0)  # as if it had been sampled now
         failures = self.player.run(self._ask_all(new)) if new else {}
         return {name: failures.get(k) or self.journal[k]["reply"] for name, k in keys.items()}
 
@@ -72,8 +76,9 @@ class Replies:
         failures: dict[str, Exception] = {}
 
         async def ask(where: str, name: str, messages: Sequence[Message], attempt: int) -> None:
+            seed = key(self.seed, where, attempt)
             try:
-                reply = await self.writer.write(messages, seed=key(self.seed, where, attempt))
+                reply = await self.writer.write(messages, seed=seed)
             except Exception as error:
                 failures[where] = error
                 self._failed += 1
@@ -82,7 +87,9 @@ class Replies:
                     raise Outage(f"{self.writer.name}: {self._failed} requests in a row failed; {error}") from error
                 return
             self._failed = 0
-            self.journal.put(where, {"for": name, "attempt": attempt, "reply": reply})
+            self._counted.add(where)
+            tokens = getattr(self.writer, "tokens", {}).pop(seed, 0)  # of the run's own policy
+            self.journal.put(where, {"for": name, "attempt": attempt, "reply": reply, "tokens": tokens})
 
         try:
             async with asyncio.TaskGroup() as asking:

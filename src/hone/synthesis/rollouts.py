@@ -2,13 +2,16 @@
 
 A rollout that could not be judged is none: it is played again, and a task that stays without its full set is not
 measured, which is not the same as hard. What was played is in a journal as soon as the task's last answer is judged.
+
+What is found there counts as sampled all the same, once: how much a set of tasks cost does not depend on whether a run
+was killed and resumed while it played them.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hone.seats import Environment, Player, Sampler, SamplingParams, Verify
@@ -57,6 +60,7 @@ class Rollouts:
         success: The reward from which on a rollout passes.
         replays: Most rounds in which those that could not be judged are played again.
         identity: What else the outcome depends on, for the journal's keys: policy and verifier.
+        counted: The journal's keys that the player's count of sampled tokens has in it.
     """
 
     player: Player
@@ -68,6 +72,7 @@ class Rollouts:
     success: float
     replays: int
     identity: Any
+    counted: set[str] = field(default_factory=set)
 
     def tally(self, tasks: Mapping[str, Task], purpose: str) -> dict[str, Tally]:
         """Play tasks and count; each name's own.
@@ -80,11 +85,19 @@ class Rollouts:
             wanted: dict[int, dict[str, Task]] = defaultdict(dict)
             for name, key in keys.items():
                 lacking = self.count - sum(reward is not None for reward, _ in self._outcomes(key))
-                if lacking > 0 and f"{key}/{turn}" not in self.journal:
-                    wanted[lacking][f"{key}/{turn}"] = tasks[name]
+                where = f"{key}/{turn}"
+                if where in self.journal:
+                    self._count(where)
+                elif lacking > 0:
+                    wanted[lacking][where] = tasks[name]
             for n, missing in wanted.items():
                 self._play(missing, n)
         return {name: self._tally(key) for name, key in keys.items()}
+
+    def _count(self, where: str) -> None:
+        if where not in self.counted:
+            self.counted.add(where)
+            self.player.sampled += self.journal[where]["tokens"]
 
     def _key(self, task: Task, purpose: str) -> str:
         asked = [list(task.prompt), task.answer]
@@ -106,6 +119,7 @@ class Rollouts:
         )
         for name, group in zip(named, groups, strict=True):
             keep(name, group)  # for players that go another way than through the environment
+        self.counted.update(tasks)
 
     def _outcomes(self, key: str) -> list[tuple[float | None, bool]]:
         rounds = [f"{key}/{turn}" for turn in range(1 + self.replays)]

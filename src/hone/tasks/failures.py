@@ -13,7 +13,7 @@ from pydantic import Field
 from hone.keys import key
 from hone.seats import Environment, Player, TaskSource, settings
 from hone.synthesis.journal import append_rows, mend, read_rows
-from hone.synthesis.provenance import described, digest
+from hone.synthesis.provenance import described, digest, digest_of_file
 from hone.synthesis.reading import batches, once
 from hone.tasks.attempts import Row, Tally, asked_again, differences, pass_rate, summary, with_failures
 from hone.types import Task
@@ -134,6 +134,10 @@ class Failures:
         """Go on where the source that gave this state would have gone on."""
         self._cursor = state["cursor"]
         self.source.load_state_dict(state["source"])
+
+    def fingerprint(self) -> dict[str, str]:
+        """The store, once there is one, and a hash of what is in it."""
+        return {self.store: digest_of_file(Path(self.store))} if Path(self.store).exists() else {}
 
     def _read(self) -> list[Task]:
         """The failures in the store as tasks, in the order of mining."""

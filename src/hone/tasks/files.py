@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hone.seats import settings
+from hone.synthesis.provenance import digest_of_file
 from hone.tasks.rows import Rows
-from hone.tasks.tables import Table, join_table, read_table
+from hone.tasks.tables import Table, files_of, join_table, read_table
 
 
 @settings
@@ -68,6 +69,13 @@ class Files(Rows):
         """Read the files, and merge the joined ones."""
         table = read_table(self.path, self.format, self.rows_key)
         return join_table(table, read_table(self.join.path), self.join.by) if self.join else table
+
+    def fingerprint(self) -> dict[str, str]:
+        """The files that are read, and hashes of what is in them."""
+        paths = [self.path] if isinstance(self.path, str) else [*self.path]
+        joined = [] if self.join is None else self.join.path
+        paths += [joined] if isinstance(joined, str) else joined
+        return {str(file): digest_of_file(file) for pattern in paths for file in files_of(pattern)}
 
 
 @settings

@@ -45,7 +45,7 @@ def read_table(path: str | list[str], kind: str = "auto", rows_key: str | None =
         FileNotFoundError: There is no such file; the message lists its neighbours.
         ValueError: A file or row cannot be read, or there are no rows; the message names file and line.
     """
-    files = [file for pattern in ([path] if isinstance(path, str) else path) for file in _expand(pattern)]
+    files = [file for pattern in ([path] if isinstance(path, str) else path) for file in files_of(pattern)]
     kinds = {file.suffix.removeprefix(".") for file in files} if kind == "auto" else {kind}
     if len(kinds) > 1 or not kinds <= {"parquet", *_READERS}:
         raise ValueError(f"{path}: cannot tell the format by suffix {sorted(kinds)}; set format, or split the paths")
@@ -96,7 +96,12 @@ def _join_key(row: Row, by: str, place: str) -> Any:
     return row[by]
 
 
-def _expand(pattern: str) -> list[Path]:
+def files_of(pattern: str) -> list[Path]:
+    """The file, or those that a pattern matches, in the order of their names.
+
+    Raises:
+        FileNotFoundError: There is none; the message lists its neighbours.
+    """
     file = Path(pattern).expanduser()
     if file.is_file():
         return [file]

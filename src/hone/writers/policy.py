@@ -45,6 +45,7 @@ class PolicyWriter:
 
     _player: Any = field(default=None, init=False, repr=False, compare=False)
     _loaded: bool = field(default=False, init=False, repr=False, compare=False)
+    tokens: dict[int, int] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if (self.model is None) != (self.sampler is None):
@@ -81,7 +82,8 @@ class PolicyWriter:
         if completion.stop == "error":
             raise RuntimeError(f"{self.name}: sampling failed")
         if self.model is None:
-            self._player.sampled += sum(map(len, completion.segments))
+            self.tokens[seed] = sum(map(len, completion.segments))
+            self._player.sampled += self.tokens[seed]
         return completion.text
 
     def _before(self) -> list[Message]:
