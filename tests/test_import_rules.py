@@ -18,9 +18,9 @@ FILES = sorted(ROOT.rglob("*.py"))
 ROOMS = [
     {"types", "keys", "params"},
     {"seats"},
-    {"math", "collate", "masks", "sections", "ranks", "prompts", "synthesis"},
-    {"objectives", "policies", "samplers", "tasks", "envs", "verifiers", "hooks", "writers", "papers"},
-    {"collect", "learner", "checkpoint", "session", "folder", "trainer", "runtime", "report"},
+    {"math", "collate", "masks", "sections", "ranks", "prompts", "synthesis", "checksums"},
+    {"objectives", "policies", "samplers", "tasks", "envs", "verifiers", "hooks", "writers", "papers", "guards"},
+    {"collect", "learner", "checkpoint", "session", "folder", "trainer", "runtime", "report", "recovery", "hangs"},
     {"registry", "parts", "build", "document", "config", "schema", "order", "check"},
     {"cli"},
 ]

@@ -52,6 +52,10 @@ class SamplingParams:
         return self.top_p < 1 or self.top_k > 0 or self.min_p > 0
 
 
+class Refusal(RuntimeError):
+    """A hook's reason not to make an update: the step is undone, those before it are saved, and the run ends."""
+
+
 def reads_reference(part: Any) -> bool:
     """Whether a part, possibly a function with its settings bound, reads the reference's log-probabilities.
 

@@ -1,9 +1,8 @@
 """The seats: what the trainer asks for, and nothing of who sits there.
 
 An implementation is either a *settings class* (a class under :func:`settings`, whose fields are its settings) or a
-plain function, whose keyword-only parameters are its settings. Both are named in YAML by the registry or by a dotted
-path. A field annotated with a protocol of this file (``verifier: Verifier``, ``weights: list[StepField]``) is itself
-filled from YAML by name.
+plain function, whose keyword-only parameters are its settings. Both are named in YAML by the registry or an address,
+and so is what fills a field annotated with a protocol of this file (``verifier: Verifier``).
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from hone.params import SamplingParams, reads_reference, settings  # noqa: F401  seats are written with them
+from hone.params import Refusal, SamplingParams, reads_reference, settings  # noqa: F401  seats are written with them
 from hone.types import Batch, Completion, Group, Loss, Message, Row, Score, Scores, Segment, Task, Trajectory
 
 if TYPE_CHECKING:
@@ -109,7 +108,10 @@ class Renderer(Protocol):
 
 @runtime_checkable
 class Sampler(Protocol):
-    """Draws completions. ``sync`` binds or refreshes the weights; ``close`` frees what it holds."""
+    """Draws completions. ``sync`` binds or refreshes the weights; ``close`` frees what it holds.
+
+    ``fingerprint()``, if there: :mod:`~hone.checksums` of the weights that it samples from, by the policy's names.
+    """
 
     renderer: Renderer
     processors: list[Processor]
@@ -257,11 +259,11 @@ class State:
         groups: All groups played in this step, dropped ones included; ``kept`` says which were trained on.
         play: ``play(tasks, n, params, verify=None) -> groups``: samples and judges, outside of training.
         save: ``save() -> Path``: writes a checkpoint of the whole run now.
-        anchor: ``anchor(weights=None)``: the policy as it is now becomes the reference, or these trainable
-            weights do.
-        restart: ``restart(optimizer=..., schedule=...)``: forgets the optimiser's moments; starts the schedule of the
-            learning rate anew, over the steps that remain.
+        anchor: ``anchor(weights=None)``: the policy as it is now becomes the reference, or these weights do.
+        restart: ``restart(optimizer=..., schedule=...)``: forgets the moments; starts the learning rate's course anew.
         stop: Set to a reason to end the run after this step.
+        rewards: Of ``groups``, as judged, before any shaping.
+        session, learner: The :class:`~hone.session.Session` and :class:`~hone.learner.Learner`, for hooks that look on.
     """
 
     step: int
@@ -277,6 +279,9 @@ class State:
     anchor: Callable[..., None] | None = None
     restart: Callable[..., None] | None = None
     stop: str | None = None
+    rewards: list[list[float | None]] = field(default_factory=list)
+    session: Any = None
+    learner: Any = None
 
 
 @runtime_checkable
@@ -284,8 +289,8 @@ class Hook(Protocol):
     """Acts between steps: logs, evaluates, saves, resets. Called in the order of the list.
 
     One with the attribute ``reads_evaluations = True`` is called after the evaluations of the step. One may also have
-    ``on_stop(state)``, which is called once if the run ends before its last step, ``state.stop`` being the reason: for
-    what it would have done on the last step, had it known.
+    ``on_stop(state)``, called once if the run ends before its last step, for what it would have done on that; and
+    ``before_update(state)``, called when the coming step's groups have their advantages; it may raise ``Refusal``.
     """
 
     def on_start(self, state: State) -> None: ...

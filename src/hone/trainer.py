@@ -17,9 +17,11 @@ from typing import Any
 
 from hone import checkpoint, folder
 from hone.collect import Interrupted, VerificationError, described, refuse_without_verdict
+from hone.hangs import HangError, within
 from hone.learner import Learner
+from hone.recovery import Recovery
 from hone.report.run import Run
-from hone.seats import Hook, Reference, State, reads_reference
+from hone.seats import Hook, Reference, Refusal, State, reads_reference
 from hone.session import Session
 from hone.types import Group
 
@@ -65,6 +67,8 @@ class Trainer:
             FileExistsError: If the folder holds another run.
             FileNotFoundError: If there is nothing to resume.
             VerificationError: If nothing at all of a step could be judged; the steps before it are saved.
+            Refusal: If a hook, such as the guard, refuses an update; likewise.
+            HangError: If something takes longer than ``limits`` allow; likewise, while sampling.
         """
         self.interrupted = False
         with ExitStack() as closing, self._graceful_interrupt():
@@ -98,13 +102,20 @@ class Trainer:
         cursor = self.stage.tasks.state_dict()
         try:
             return self._step()
-        except (Interrupted, VerificationError) as error:
+        except (Interrupted, VerificationError, Refusal, HangError) as error:
+            if self.recovery.updating:
+                raise  # the weights are of no whole step
             self.stage.tasks.load_state_dict(cursor)
-            if isinstance(error, VerificationError):
+            if not isinstance(error, Interrupted):
                 kept = f"saved in {self._save()}" if self.state.step else "there are none"
-                raise VerificationError(f"step {self.state.step + 1}: {error}. The steps before: {kept}") from None
+                raise type(error)(f"step {self.state.step + 1}: {error}. The steps before: {kept}") from None
             if not self.interrupted:
                 raise
+        except FloatingPointError as error:  # of the sampler, whose logits are no numbers
+            self.stage.tasks.load_state_dict(cursor)
+            if self.recovery.updating or not self.recovery.follow(str(error), self.state, self.stage.update.on_bad):
+                raise
+            return self._attempt()
         return False
 
     def _step(self) -> bool:
@@ -119,16 +130,18 @@ class Trainer:
         if self.session.sampled > aside:
             metrics["tokens/aside"] = self.session.sampled - aside
         chosen = [group for group, keep in zip(groups, kept, strict=True) if keep]
+        self.state.groups, self.state.kept = groups, kept
+        self.state.rewards = [[t.reward for t in group] for group in groups]
         if chosen:
             self._credit(chosen)
+        self._tell("before_update")
         metrics["tokens/trained"] = sum(t.trained for group in chosen for t in group if t.reward is not None)
         updating = time.perf_counter()
-        metrics |= self.learner.update(chosen, self.state.step)
+        metrics |= self.recovery.update(chosen, self.state, self.stage.update.on_bad)
         self._publish()
         ended = time.perf_counter()
         seconds |= {"update": ended - updating, "step": ended - started}
         self.state.step += 1
-        self.state.groups, self.state.kept = groups, kept
         self.state.metrics = metrics | {f"time/{name}": value for name, value in seconds.items()}
         return True
 
@@ -197,7 +210,10 @@ class Trainer:
             save=self._save,
             anchor=self._anchor,
             restart=self.learner.restart,
+            session=self.session,
+            learner=self.learner,
         )
+        self.recovery = Recovery(self.learner, config.limits.update)
         self._published = self.policy.version
         self._enter_stage()
 
@@ -236,7 +252,8 @@ class Trainer:
             "tasks": self.stage.tasks.state_dict(),
             "hooks": {name: hook.state_dict() for name, hook in _named(self.hooks)},
         }
-        return checkpoint.save(self.folder, self.state.step, self.policy, state, keep=self.config.checkpoint.keep)
+        with within("saving a checkpoint", self.config.limits.update, "limits.update"):
+            return checkpoint.save(self.folder, self.state.step, self.policy, state, keep=self.config.checkpoint.keep)
 
     def _tell(self, event: str) -> None:
         """Call every hook, also those after one whose evaluation Ctrl-C cut short."""

@@ -18,6 +18,7 @@ from pydantic import Field
 from torch import Tensor
 
 from hone import masks
+from hone.checksums import checksums
 from hone.samplers.draw import Rules, draw
 from hone.samplers.prefill import Prefill, Prefix
 from hone.samplers.slots import GROW, Slots
@@ -77,6 +78,10 @@ class NativeSampler:
         self._policy, self.renderer = policy, policy.renderer
         known = inspect.signature(policy.backbone.forward).parameters
         self._cache_keyword = "cache" if "cache" in known else "past_key_values"  # before transformers 5.24
+
+    def fingerprint(self) -> dict[str, int]:
+        """Checksums of the weights that it decodes with."""
+        return checksums((n, w) for n, w in self._policy.model.named_parameters() if w.requires_grad)
 
     def close(self) -> None:
         """Forget the policy; sequences under way fail."""
