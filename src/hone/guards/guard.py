@@ -62,7 +62,7 @@ class Guard:
     the log-probabilities of what was just sampled (``agreement``); the policy scores alike twice, so that the on-policy
     ratio is 1 (``repeatable``); a batch trains the right steps (``layout``); the gradient does not depend on the split
     into micro-batches (``split``, at first only); sampler and policy hold the same finite weights (``weights``);
-    answers that are judged again keep their rewards (``swapped``). On every step: answers to a task were drawn independently
+    answers that are judged again keep their rewards (``swapped``). On every step: answers to a task were drawn apart
     (``siblings``), rewards are numbers (``rewards``), advantages follow them (``credit``), they are not all the same
     (``constant``) or without verdict (``missing``), metrics stay in their ``bands``, and ``memory`` does not grow.
 
