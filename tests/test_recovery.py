@@ -82,7 +82,7 @@ def test_a_bad_step_goes_back(make, caplog):
     assert equal(kept[5], kept[4])
     assert not equal(kept[4], kept[3])
     assert run.series("lr")[1].tolist() == pytest.approx([i / 8 * 1e-2 for i in range(5)])
-    assert [row["task"] for row in run.rollouts.at(4)][0] == "letter-6"
+    assert next(row["task"] for row in run.rollouts.at(4)) == "letter-6"
     assert "step 3: an optimiser step was bad: went back to the weights of" in caplog.text
     versions = [min(row["version"] for row in run.rollouts.at(step)) for step in range(1, 6)]
     assert versions == sorted(set(versions))  # no version is given twice: the sampler is told
@@ -137,8 +137,7 @@ class Poisoned:
         self.calls += 1
         loss = self.inner(policy, batch)
         if self.calls == self.at:
-            with torch.no_grad():
-                policy.parameters()[0].view(-1)[0] = float("inf")
+            policy.parameters()[0].data.view(-1)[0] = float("inf")
         return loss
 
 
@@ -154,7 +153,7 @@ def test_weights_that_are_no_numbers_are_never_saved(make, tmp_path, on_bad):
     )
     trainer.config.objective.at += 3  # the guard asks for two gradients in its preflight, one of them in two parts
     if on_bad == "skip":
-        with pytest.raises(FloatingPointError, match="step 4: .*not finite"):
+        with pytest.raises(FloatingPointError, match=r"step 4: .*not finite"):
             trainer.fit()
     else:
         assert trainer.fit().metrics[3]["update/rolled_back"] == 2
