@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from collections import Counter
@@ -253,7 +254,7 @@ def refuse_without_verdict(groups: Sequence[Group]) -> None:
 def described(groups: Sequence[Group], kept: Sequence[bool]) -> dict[str, float]:
     """What was sampled in a step, dropped groups included; the rewards are those before any shaping."""
     played = [trajectory for group in groups for trajectory in group]
-    rewards = [trajectory.reward for trajectory in played if trajectory.reward is not None]
+    rewards = [t.reward for t in played if t.reward is not None and math.isfinite(t.reward)]
     metrics = {
         "groups/kept": sum(kept),
         "groups/dropped": len(kept) - sum(kept),

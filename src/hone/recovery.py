@@ -16,7 +16,7 @@ from hone.types import Group
 log = logging.getLogger("hone")
 
 MOST = 3
-"""Times that a run goes back to the same checkpoint: what diverges from it again and again will again."""
+"""Times that a run goes back without getting anywhere: what diverges again and again will again."""
 
 
 class Recovery:
@@ -38,7 +38,10 @@ class Recovery:
         self.updating = False
         self._returned: int | None = None
         """The step whose weights the run went back to, until a step has logged it."""
-        self._times: tuple[Path | None, int] = (None, 0)
+        self._last: Path | None = None
+        """The checkpoint that it last went back to."""
+        self._times, self._good = 0, False
+        """How often in vain, and whether an update was good since."""
 
     def update(self, groups: Sequence[Group], state: State, on_bad: str) -> dict[str, float]:
         """Train on groups; a step behind a return logs ``update/rolled_back``, the step whose weights came back.
@@ -56,6 +59,8 @@ class Recovery:
         self.updating = False
         if metrics.get("update/skipped") and not broken:
             self.follow(f"{step}: an optimiser step was bad", state, on_bad)
+        elif "loss" in metrics and not broken:
+            self._good = True
         if self._returned is not None:
             metrics["update/rolled_back"], self._returned = float(self._returned), None
         return metrics
@@ -71,10 +76,11 @@ class Recovery:
         if path is None:
             log.warning("%s; there is no checkpoint to go back to yet", why)
             return False
-        times = self._times[1] + 1 if self._times[0] == path else 1
-        self._times = path, times
-        if times > MOST:
-            state.stop = f"{why}, after the run went back to {path.name} {MOST} times"
+        gained = self._good and path != self._last
+        self._times = 1 if gained else self._times + 1
+        self._last, self._good = path, False
+        if self._times > MOST:
+            state.stop = f"{why}, after the run went back {MOST} times, last to {path.name}, and got nowhere"
             return False
         saved = checkpoint.load(path)
         state.policy.load_state_dict(saved["policy"])

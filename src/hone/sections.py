@@ -45,7 +45,7 @@ class UpdateConfig:
         spike: An optimiser step whose gradient norm is more than so many times the median of the 20 before is bad, as
             is one whose norm is not finite; None for no such limit. A bad one is never taken.
         on_bad: What else follows on it: "skip" nothing, "rollback" the weights and moments of the newest checkpoint
-            (at most three times to the same one), "stop" the run. Without a checkpoint, "rollback" is "skip".
+            (at most three times in vain), "stop" the run. Without a checkpoint, "rollback" is "skip".
     """
 
     minibatches: int = Field(1, ge=1)

@@ -104,8 +104,11 @@ def test_a_policy_that_is_shifted(fit, monkeypatch, by, match):
         inputs["previous"] = (inputs["previous"] + by).clamp(0, inputs["input_ids"].shape[1] - 1)
         return inputs
 
-    monkeypatch.setattr(layout, "encode", shifted)
-    refused(fit, rf"agreement: .*{match}")
+    class AfterLoading(Spy):  # before, the policy's own look at the model would refuse it
+        def on_start(self, state):
+            monkeypatch.setattr(layout, "encode", shifted)
+
+    refused(fit, rf"agreement: .*{match}", hooks=[AfterLoading()])
 
 
 def test_weights_that_do_not_reach_the_sampler(fit, monkeypatch):

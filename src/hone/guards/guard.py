@@ -176,7 +176,7 @@ class Guard:
         yield agreement(scorer, limit=limit)
         yield self._judged_again(state)
         kept = [group for group, keep in zip(state.groups, state.kept, strict=True) if keep]
-        few = [_alike(group) for group in _few(kept, PROBE)]
+        few = [_uneven(group) for group in _few(kept, PROBE)]
         if self._fresh and few and learner.splits(exact=tolerance < 0.01):
             together, apart = (learner.gradient(few, tokens=n) for n in (tokens, 1))
             yield split(together, apart, limit=0.01 if tolerance < 0.01 else 0.5)
@@ -244,6 +244,11 @@ def _few(groups: Sequence[Group], most: int) -> list[Group]:
     return []
 
 
-def _alike(group: Group) -> Group:
-    """With advantages of 1, so that the gradients of two trajectories do not cancel."""
-    return Group(group.task, [replace(t, advantage=1.0) for t in group])
+def _uneven(group: Group) -> Group:
+    """With advantages of 1, so that gradients do not cancel, and the first cut, so that a mean of means shows."""
+    first, *rest = (replace(t, advantage=1.0) for t in group)
+    at = max(i for i, segment in enumerate(first.segments) if segment.train)
+    half = -(-len(first.segments[at]) // 2)
+    cut = {name: getattr(first.segments[at], name)[:half] for name in ("actions", "logprobs", "reference_logprobs")}
+    segments = [*first.segments[:at], replace(first.segments[at], **cut)]
+    return Group(group.task, [replace(first, segments=segments), *rest])
