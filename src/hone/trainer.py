@@ -17,6 +17,7 @@ from typing import Any
 
 from hone import checkpoint, folder
 from hone.collect import Interrupted, VerificationError, described, refuse_without_verdict
+from hone.guards import rewards
 from hone.hangs import HangError, within
 from hone.learner import Learner
 from hone.recovery import Recovery
@@ -132,6 +133,8 @@ class Trainer:
         chosen = [group for group, keep in zip(groups, kept, strict=True) if keep]
         self.state.groups, self.state.kept = groups, kept
         self.state.rewards = [[t.reward for t in group] for group in groups]
+        if odd := rewards.finite(self.state.rewards):
+            raise Refusal(str(odd))
         if chosen:
             self._credit(chosen)
         self._tell("before_update")

@@ -224,7 +224,8 @@ def test_rewards_that_are_no_numbers(fit):
             group.trajectories[1].reward = float("nan")
             return group
 
-    refused(fit, r"rewards: 2 rewards are not finite", environment=Careless())
+    with pytest.raises(Refusal, match=r"^step 1: rewards: 2 rewards are not finite, such as nan"):
+        fit(environment=Careless())
 
 
 def test_rewards_that_never_differ_or_never_come(fit, caplog):

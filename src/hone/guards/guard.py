@@ -27,14 +27,14 @@ from hone.types import Group
 log = logging.getLogger("hone")
 
 Check = Literal[
-    "agreement", "repeatable", "siblings", "layout", "split", "weights", "rewards", "swapped", "credit", "constant",
-    "missing", "bands", "memory",
+    "agreement", "repeatable", "siblings", "layout", "split", "weights", "swapped", "credit", "constant", "missing",
+    "bands", "memory",
 ]  # fmt: skip
 Follow = Literal["stop", "warn", "ignore"]
 
 FOLLOW: dict[Check, Follow] = {
     "agreement": "stop", "repeatable": "stop", "siblings": "stop", "layout": "stop", "split": "stop",
-    "weights": "stop", "rewards": "stop", "swapped": "stop", "credit": "warn", "constant": "warn", "missing": "warn",
+    "weights": "stop", "swapped": "stop", "credit": "warn", "constant": "warn", "missing": "warn",
     "bands": "warn", "memory": "warn",
 }  # fmt: skip
 """What follows by default: what cannot be in a sound run stops it, what may be a matter of taste is told."""
@@ -63,8 +63,8 @@ class Guard:
     ratio is 1 (``repeatable``); a batch trains the right steps (``layout``); the gradient does not depend on the split
     into micro-batches (``split``, at first only); sampler and policy hold the same finite weights (``weights``);
     answers that are judged again keep their rewards (``swapped``). On every step: answers to a task were drawn apart
-    (``siblings``), rewards are numbers (``rewards``), advantages follow them (``credit``), they are not all the same
-    (``constant``) or without verdict (``missing``), metrics stay in their ``bands``, and ``memory`` does not grow.
+    (``siblings``), advantages follow rewards (``credit``), which are not all the same (``constant``) or without verdict
+    (``missing``), metrics stay in their ``bands``, and ``memory`` does not grow.
 
     A finding that stops a run does so before the update that it is about, if it can: that step is not made, and those
     before it are saved. Each step logs ``guard/findings``, and a finding ``guard/<check>``.
@@ -149,7 +149,6 @@ class Guard:
     def _cheap(self, state: State) -> Iterator[Finding | None]:
         """What is only looked up."""
         self._seen = [*self._seen, rewards.Seen.of(state.rewards)][-self.patience :]
-        yield rewards.finite(state.rewards)
         yield rewards.constant(self._seen, self.patience)
         yield rewards.missing(self._seen, self.patience, self.missing)
         yield siblings(state.groups)
