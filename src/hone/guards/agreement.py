@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import fmean, pstdev
 
 import torch
@@ -44,6 +45,11 @@ class Scorer:
             found |= collate.spread(getattr(self.policy.score(batch), read), batch)
         return [found[index] for index in sorted(found)]
 
+    @cached_property
+    def scored(self) -> list[list[float]]:
+        """Log-probabilities at the temperature of sampling, computed once."""
+        return self()
+
     @property
     def sampled(self) -> list[list[float]]:
         """What the sampler recorded of the same steps."""
@@ -58,7 +64,7 @@ def agreement(scorer: Scorer, *, limit: float) -> Finding | None:
         scorer: Of a few trajectories that were sampled by the weights as they are.
         limit: Nats, of the mean absolute difference.
     """
-    sampled, scored = scorer.sampled, scorer()
+    sampled, scored = scorer.sampled, scorer.scored
     found = gap(sampled, scored)
     if found <= limit:
         return None
@@ -72,7 +78,7 @@ def agreement(scorer: Scorer, *, limit: float) -> Finding | None:
 
 def repeatable(scorer: Scorer, *, limit: float) -> Finding | None:
     """Whether the policy scores the same steps alike twice: else no ratio is 1, not even on-policy."""
-    found = gap(scorer(), scorer())
+    found = gap(scorer.scored, scorer())
     if found <= limit:
         return None
     evidence = f"scored twice, the same tokens differ by {found:.3g} nats on average: the on-policy ratio is not 1"
