@@ -6,8 +6,6 @@ import logging
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from itertools import islice
 from typing import Any, Literal
 
 from pydantic import Field
@@ -19,6 +17,7 @@ from hone.guards.bands import Band
 from hone.guards.credit import credit
 from hone.guards.finding import Finding
 from hone.guards.layout import layout
+from hone.guards.probe import few, uneven
 from hone.guards.siblings import siblings
 from hone.guards.split import split
 from hone.seats import Refusal, State, settings
@@ -42,8 +41,8 @@ FOLLOW: dict[Check, Follow] = {
 INEXACT = 0.25
 """Nats that log-probabilities computed in two ways may differ by, where a policy says nothing of its own."""
 
-PROBE, JUDGED = 2, 16
-"""Trajectories that are scored again, and the most that are judged again."""
+JUDGED = 16
+"""Most trajectories that are judged again, unless one group has more."""
 
 
 def _usual() -> dict[str, Band]:
@@ -98,7 +97,8 @@ class Guard:
         self._begin()
 
     def _begin(self) -> None:
-        self._fresh, self._due = True, False
+        self._due, self._whole = True, True
+        """Whether the costly checks are due out of turn, and whether the split is still to be tried."""
         self._memory: dict[str, deque[float]] = {}
         self._told: dict[str, int] = {}
         """The step at which a check was last told of."""
@@ -123,9 +123,12 @@ class Guard:
         judged = [group for group in state.groups if any(t.trained and t.reward is not None for t in group)]
         self._tell(self._cheap(state), state, ahead=True)
         regular = self.every and (state.step + 1) % self.every == 0
-        if judged and (self._fresh or self._due or regular):
+        if judged and (self._due or regular):
             self._tell(self._costly(state, judged), state, ahead=True)
             self._due = False
+        if self._whole and (kept := self._kept(state)):
+            self._tell(self._split(state, kept), state, ahead=True)
+            self._whole = False
 
     def on_step(self, state: State) -> None:
         """Look at what the update gave."""
@@ -152,9 +155,8 @@ class Guard:
         yield rewards.constant(self._seen, self.patience)
         yield rewards.missing(self._seen, self.patience, self.missing)
         yield siblings(state.groups)
-        kept = [group for group, keep in zip(state.groups, state.kept, strict=True) if keep]
-        yield credit(kept)
-        trained = [t for group in kept for t in group if t.trained and t.reward is not None]
+        yield credit([group for group, keep in zip(state.groups, state.kept, strict=True) if keep])
+        trained = [t for group in self._kept(state) for t in group if t.trained and t.reward is not None]
         yield weights.stale((t.version for t in trained), state.policy.version)
 
     def _costly(self, state: State, judged: Sequence[Group]) -> Iterator[Finding | None]:
@@ -165,21 +167,28 @@ class Guard:
             held := getattr(state.session.sampler, "fingerprint", None)
         ):
             yield weights.alike(own(), held())
-        few = _few(judged, PROBE)
+        probe = few(judged)
         tolerance = getattr(policy, "tolerance", INEXACT)
         tokens, heat = learner.settings.tokens, learner.temperature
-        yield layout(few, collate.batches(few, policy, tokens=tokens, temperature=heat))
-        scorer = Scorer(policy, few, tokens, heat)
+        yield layout(probe, collate.batches(probe, policy, tokens=tokens, temperature=heat))
+        scorer = Scorer(policy, probe, tokens, heat)
         limit = self.mismatch or tolerance / 2
         yield repeatable(scorer, limit=limit)
         yield agreement(scorer, limit=limit)
         yield self._judged_again(state)
+
+    def _split(self, state: State, kept: Sequence[Group]) -> Iterator[Finding | None]:
+        """Two gradients of two trajectories."""
+        learner, exact = state.learner, getattr(state.policy, "tolerance", INEXACT) < 0.01
+        if learner.splits(exact=exact):
+            probe = [uneven(group) for group in few(kept)]
+            together, apart = (learner.gradient(probe, tokens=n) for n in (learner.settings.tokens, 1))
+            yield split(together, apart, limit=0.01 if exact else 0.5)
+
+    def _kept(self, state: State) -> list[Group]:
+        """The groups that are trained on, where there is something to train."""
         kept = [group for group, keep in zip(state.groups, state.kept, strict=True) if keep]
-        few = [_uneven(group) for group in _few(kept, PROBE)]
-        if self._fresh and few and learner.splits(exact=tolerance < 0.01):
-            together, apart = (learner.gradient(few, tokens=n) for n in (tokens, 1))
-            yield split(together, apart, limit=0.01 if tolerance < 0.01 else 0.5)
-        self._fresh = self._fresh and not few
+        return [group for group in kept if any(t.trained and t.reward is not None for t in group)]
 
     def _judged_again(self, state: State) -> Finding | None:
         """Whether a verifier gives answers the rewards that they have; one that is of two minds says nothing."""
@@ -231,23 +240,3 @@ class Guard:
             if last is None or state.step - last >= max(self.every, 1):
                 log.warning("guard, step %d: %s", state.step + ahead, finding)
                 self._told[finding.check] = state.step
-
-
-def _few(groups: Sequence[Group], most: int) -> list[Group]:
-    """The judged, trained trajectory with the fewest steps and that with the most, of the first group that has two."""
-    for group in sorted(groups, key=lambda group: len(group) < 2):
-        able = sorted((t for t in group if t.trained and t.reward is not None), key=lambda t: t.trained)
-        if able:
-            chosen = [able[0], *islice(reversed(able[1:]), most - 1)]
-            return [Group(group.task, chosen)]
-    return []
-
-
-def _uneven(group: Group) -> Group:
-    """With advantages of 1, so that gradients do not cancel, and the first cut, so that a mean of means shows."""
-    first, *rest = (replace(t, advantage=1.0) for t in group)
-    at = max(i for i, segment in enumerate(first.segments) if segment.train)
-    half = -(-len(first.segments[at]) // 2)
-    cut = {name: getattr(first.segments[at], name)[:half] for name in ("actions", "logprobs", "reference_logprobs")}
-    segments = [*first.segments[:at], replace(first.segments[at], **cut)]
-    return Group(group.task, [replace(first, segments=segments), *rest])
