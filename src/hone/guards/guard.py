@@ -194,7 +194,8 @@ class Guard:
         """Whether a verifier gives answers the rewards that they have; one that is of two minds says nothing."""
         chosen, given = [], []
         for group, own in zip(state.groups, state.rewards, strict=True):
-            if None not in own and len(set(own)) > 1 and len(chosen) + len(own) <= JUDGED:
+            fits = not chosen or len(chosen) + len(own) <= JUDGED
+            if fits and None not in own and len(set(own)) > 1:
                 chosen += group.trajectories
                 given += own
         if not chosen:
