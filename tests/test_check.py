@@ -285,7 +285,7 @@ def test_the_order_of_a_step(check):
         ("weight", "truncated_importance"),
         ("penalty", "kl_penalty x 0.25"),
         ("reduction", "token_mean"),
-        *(("hook", name) for name in ("evaluate", "log", "checkpoint", "live")),
+        *(("hook", name) for name in ("evaluate", "guard", "log", "checkpoint", "live")),
         ("stage, from 7 on", "siblings"),
     ]
     assert "surrogate adds" in text

@@ -214,11 +214,11 @@ def test_a_processor_says_what_training_with_it_needs(processors, weights, probl
 def test_hooks_are_called_in_an_order_that_keeps_the_record_whole(load):
     config = load(LONG, "hooks=[{log: {rollouts: false}}]", "checkpoint.every=7")
     hooks = config.run_hooks()
-    assert [type(hook).__name__ for hook in hooks] == ["Evaluate", "Evaluate", "Log", "Checkpoint", "Live"]
+    assert [type(hook).__name__ for hook in hooks] == ["Evaluate", "Evaluate", "Guard", "Log", "Checkpoint", "Live"]
     assert [hook.name for hook in hooks[:2]] == ["held-out", "sampled"]
     assert hooks[0].sampling.temperature == 0.0
-    assert hooks[2] is config.hooks[0]
-    assert hooks[3].every == 7
+    assert hooks[3] is config.hooks[0]
+    assert hooks[4].every == 7
 
 
 def test_overrides(load):

@@ -16,11 +16,23 @@ from hone.registry import REGISTRY
 ROOT = Path(hone.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 ROOMS = [
-    {"types", "keys", "params"},
+    {"types", "keys", "params", "state"},
     {"seats"},
-    {"math", "collate", "masks", "sections", "ranks", "prompts", "synthesis"},
-    {"objectives", "policies", "samplers", "tasks", "envs", "verifiers", "hooks", "writers", "papers"},
-    {"collect", "learner", "checkpoint", "session", "folder", "origin", "trainer", "runtime", "report"},
+    {"math", "collate", "masks", "sections", "ranks", "prompts", "synthesis", "checksums"},
+    {"objectives", "policies", "samplers", "tasks", "envs", "verifiers", "hooks", "writers", "papers", "guards"},
+    {
+        "collect",
+        "learner",
+        "checkpoint",
+        "session",
+        "folder",
+        "origin",
+        "trainer",
+        "runtime",
+        "report",
+        "recovery",
+        "hangs",
+    },
     {"registry", "parts", "build", "document", "config", "schema", "order", "check"}
     | {"candidates", "ledger", "evaluation", "scoring"},
     {"cli", "commands"},

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from collections import Counter
@@ -16,6 +17,7 @@ from concurrent.futures import CancelledError
 from statistics import fmean, pstdev
 from typing import Any, TypeVar
 
+from hone import hangs
 from hone.seats import Environment, Sampler, SamplingParams, Verifier
 from hone.types import Group, Score, Task, Trajectory
 from hone.verifiers.pool import VerifierPool
@@ -43,6 +45,7 @@ class Collector:
         sampler: Draws completions.
         verifier: Judges them.
         on_error: "drop" leaves trajectories that could not be judged without a reward; "stop" raises.
+        patience: Seconds for a :meth:`play`; None for no limit.
         limits: Of the verifiers' processes; see :class:`~hone.verifiers.pool.VerifierPool`.
 
     Attributes:
@@ -56,20 +59,22 @@ class Collector:
         verifier: Verifier,
         *,
         on_error: str = "drop",
+        patience: float | None = None,
         **limits: Any,
     ) -> None:
         self.environment, self.sampler, self.verifier = environment, sampler, verifier
-        self.on_error = on_error
+        self.on_error, self.patience = on_error, patience
         self.seconds = {"sample": 0.0, "verify": 0.0}
         self._limits = limits
         self._pools: list[tuple[Verifier, VerifierPool]] = []
-        self._pool(verifier)  # its workers start while the model loads
+        self._last = self._pool(verifier)  # its workers start while the model loads
         self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
         self._loop = self._runner.get_loop()
         self._closing = asyncio.Event()
         self._thread = threading.Thread(target=self._serve, name="hone-collect", daemon=True)
         self._thread.start()
         self._playing: Any = None
+        self._plays: list[asyncio.Task[Group]] = []
         self._cancelled = False
 
     def play(
@@ -95,11 +100,14 @@ class Collector:
         Raises:
             Interrupted: After :meth:`cancel`.
             VerificationError: If a verifier failed and ``on_error`` is "stop".
+            HangError: If it takes longer than ``patience``.
         """
         started = time.perf_counter()
-        judging = _Judge(self._pool(verifier or self.verifier), self.on_error)
+        self._last = self._pool(verifier or self.verifier)
+        judging = _Judge(self._last, self.on_error)
         try:
-            groups = self.run(self._play(environment or self.environment, tasks, n, params, judging, finished))
+            work = self._play(environment or self.environment, tasks, n, params, judging, finished)
+            groups = self._await(work, lambda: self._hanging(judging))
         finally:
             judging.tell_the_rest()
         ended = time.perf_counter()
@@ -112,16 +120,42 @@ class Collector:
         Raises:
             Interrupted: After :meth:`cancel`.
         """
+        return self._await(work)
+
+    def judge(self, trajectories: Sequence[Trajectory]) -> list[Score]:
+        """Verdicts of the verifier of the last :meth:`play` on trajectories, which stay as they are."""
+        pool = self._last
+
+        async def judged() -> list[Score]:
+            return list(await asyncio.gather(*(pool(t.task, t) for t in trajectories)))
+
+        return self._await(judged())
+
+    def _await(self, work: Coroutine[Any, Any, T], hanging: Callable[[], str] | None = None) -> T:
+        """What a coroutine gives; ``hanging`` says what is waited for when there is a limit and it has passed."""
         self._playing = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             if self._cancelled:
                 self._playing.cancel()
-            return self._playing.result()
+            return self._playing.result(self.patience if hanging else None)
+        except TimeoutError:
+            if self._playing.done():  # it is an error of what was played
+                raise
+            raise hangs.told(hanging(), self.patience, "limits.sampling") from None
         except CancelledError:
             raise Interrupted("playing was cancelled") from None
         finally:
             self._playing.cancel()  # if this thread stops waiting, so does the work
             self._playing = None
+
+    def _hanging(self, judging: _Judge) -> str:
+        """What playing still waits for."""
+        left = [play.get_name() for play in self._plays if not play.done()]
+        shown = ", ".join(left[:SHOWN]) + (", ..." if len(left) > SHOWN else "")
+        verdicts = (
+            f"{judging.open} verdicts are awaited" if judging.open else "no verdict is awaited, so the sampler is"
+        )
+        return f"sampling: {len(left)} of {len(self._plays)} tasks are not done ({shown}), {verdicts}; it"
 
     def cancel(self) -> None:
         """Make :meth:`play` raise :class:`Interrupted`, now and from now on. For signal handlers and threads."""
@@ -159,12 +193,12 @@ class Collector:
         seen: Counter[str] = Counter()
         try:
             async with asyncio.TaskGroup() as playing:
-                plays = []
+                self._plays = plays = []
                 for place, task in enumerate(tasks):
                     # The same task twice in a step must not draw the same noise twice.
                     own = params.keyed(seen[task.id]) if seen[task.id] else params
                     seen[task.id] += 1
-                    plays.append(playing.create_task(play(place, task, own)))
+                    plays.append(playing.create_task(play(place, task, own), name=task.id))
         except ExceptionGroup as group:
             raise _first(group) from None
         return [play.result() for play in plays]
@@ -183,12 +217,18 @@ class _Judge:
     def __init__(self, pool: VerifierPool, on_error: str) -> None:
         self.pool, self.on_error = pool, on_error
         self.last_start = time.perf_counter()
+        self.open = 0
+        """Verdicts that were asked for and are not there."""
         self._failures: Counter[str] = Counter()
         """How many there were, by the type of the error."""
 
     async def __call__(self, task: Task, trajectory: Trajectory) -> Score:
         self.last_start = time.perf_counter()
-        score = await self.pool(task, trajectory)
+        self.open += 1
+        try:
+            score = await self.pool(task, trajectory)
+        finally:
+            self.open -= 1
         if score.error is not None:
             text = trajectory.response
             shown = text if len(text) <= 500 else f"... {text[-500:]}"
@@ -224,7 +264,7 @@ def refuse_without_verdict(groups: Sequence[Group]) -> None:
 def described(groups: Sequence[Group], kept: Sequence[bool]) -> dict[str, float]:
     """What was sampled in a step, dropped groups included; the rewards are those before any shaping."""
     played = [trajectory for group in groups for trajectory in group]
-    rewards = [trajectory.reward for trajectory in played if trajectory.reward is not None]
+    rewards = [t.reward for t in played if t.reward is not None and math.isfinite(t.reward)]
     metrics = {
         "groups/kept": sum(kept),
         "groups/dropped": len(kept) - sum(kept),

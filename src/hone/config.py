@@ -17,7 +17,14 @@ from hone.build import build, describe, describe_settings, make
 from hone.parts import room_of
 from hone.registry import DOTTED, ConfigError, is_name, suggest
 from hone.seats import SamplingParams
-from hone.sections import CheckpointConfig, EvalConfig, OptimizerConfig, UpdateConfig, VerificationConfig
+from hone.sections import (
+    CheckpointConfig,
+    EvalConfig,
+    LimitsConfig,
+    OptimizerConfig,
+    UpdateConfig,
+    VerificationConfig,
+)
 
 log = logging.getLogger("hone")
 
@@ -61,10 +68,12 @@ class Config(BaseModel):
         optimizer: AdamW.
         update: How the groups of a step become optimiser steps.
         verification: Worker processes for the verifiers.
+        limits: When something hangs.
         stages: Settings that change on the way: ``{200: {siblings: 32, sampling.max_tokens: 1024}}`` holds from the
             step on that follows the 200th. Only what a step reads anew can change (see ``STAGED``).
         eval: Evaluations by name.
-        hooks: Further actions between steps, in this order; ``log`` or ``live`` among them replaces the usual one.
+        hooks: Further actions between steps, in this order; ``guard``, ``log`` or ``live`` among them replace the
+            usual ones.
         checkpoint: When the whole run is saved.
         folder: Of the run; by default a new ``runs/<name of the file>-<n>``.
         seed: Of sampling and of the update; task sources have a seed of their own.
@@ -90,6 +99,7 @@ class Config(BaseModel):
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
     update: UpdateConfig = Field(default_factory=UpdateConfig)
     verification: VerificationConfig = Field(default_factory=VerificationConfig)
+    limits: LimitsConfig = Field(default_factory=LimitsConfig)
     stages: dict[Annotated[int, Field(ge=1)], dict[str, Any]] = Field(default_factory=dict)
     eval: dict[Annotated[str, Field(pattern=r"^\w[\w+-]*$")], EvalConfig] = Field(default_factory=dict)
     hooks: list[seats.Hook] = Field(default_factory=list)
@@ -137,12 +147,12 @@ class Config(BaseModel):
         """Every hook of the run, in the order of their calls.
 
         Those of ``hooks`` come first, for they may add metrics or stop the run. The evaluations follow, and the hooks
-        that read them, then the log, which writes down what all of these measured, the checkpoints, which must not be
-        ahead of it, and the view.
+        that read them, then the guard, the log, which writes down what all of these measured, the checkpoints, which
+        must not be ahead of it, and the view.
         """
         evaluations = [build("hook", {"evaluate": {"name": name, **vars(part)}}) for name, part in self.eval.items()]
         saving = {"every": self.checkpoint.every, "at_end": self.checkpoint.at_end, "best": self.checkpoint.best}
-        usual = [build("hook", spec) for spec in ("log", {"checkpoint": saving}, "live")]
+        usual = [build("hook", spec) for spec in ("guard", "log", {"checkpoint": saving}, "live")]
         given = {type(hook): hook for hook in self.hooks}
         others = [hook for hook in self.hooks if type(hook) not in map(type, usual)]
         late = [hook for hook in others if getattr(hook, "reads_evaluations", False)]

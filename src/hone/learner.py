@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import statistics
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,6 +20,11 @@ from hone.sections import OptimizerConfig, UpdateConfig
 from hone.types import Batch, Group, Loss
 
 log = logging.getLogger("hone")
+
+USUAL = 20
+"""Gradient norms whose median is the measure of a spike."""
+SKETCH = 4096
+"""Most entries of a weight's gradient that :meth:`Learner.gradient` gives."""
 
 
 class Meter:
@@ -79,6 +85,8 @@ class Learner:
             fused=True,
         )
         self._course, self._steps = optimizer, steps
+        self._norms: list[float] = []
+        """Gradient norms of the last steps that were taken."""
         self._schedule(began=0)
 
     def update(self, groups: Sequence[Group], step: int) -> dict[str, float]:
@@ -148,6 +156,26 @@ class Learner:
 
     def _step(self, micro_batches: Sequence[Batch], meter: Meter, seed: int) -> None:
         """One optimiser step: sum gradients over micro-batches, divide once by the summed weight."""
+        total, weight = self._backward(micro_batches, meter, seed)
+        parameters = [p for p in self.policy.parameters() if p.grad is not None]
+        if weight:
+            for parameter in parameters:
+                parameter.grad.div_(weight)
+            norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm))
+            meter.add("loss", total / weight, 1)
+            meter.add("grad_norm", norm, 1)
+            bad = self._bad(norm)
+            meter.add("update/skipped", float(bad is not None), 1)
+            if bad is None:
+                self.optimizer.step()
+                self.policy.advance()
+                self._norms = [*self._norms, norm][-USUAL:]
+            else:
+                log.warning("an optimiser step was skipped: %s", bad)
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _backward(self, micro_batches: Sequence[Batch], meter: Meter, seed: int) -> tuple[float, float]:
+        """Add up the gradients of micro-batches; the sums of their losses and weights."""
         total = weight = 0.0
         for batch in micro_batches:
             batch.seed = seed
@@ -159,29 +187,53 @@ class Learner:
             total, weight = total + float(loss.total.detach()), weight + loss.weight
             for name, (value, count) in loss.metrics.items():
                 meter.add(name, value, count)
-        parameters = [p for p in self.policy.parameters() if p.grad is not None]
-        if weight:
-            for parameter in parameters:
-                parameter.grad.div_(weight)
-            norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm))
-            meter.add("loss", total / weight, 1)
-            meter.add("grad_norm", norm, 1)
-            meter.add("update/skipped", float(not math.isfinite(norm)), 1)
-            if math.isfinite(norm):
-                self.optimizer.step()
-                self.policy.advance()
-            else:
-                log.warning("an optimiser step was skipped: the norm of its gradient is %s", norm)
+        return total, weight
+
+    def _bad(self, norm: float) -> str | None:
+        """Why a gradient of this norm must not be followed, or None."""
+        if not math.isfinite(norm):
+            return f"the norm of its gradient is {norm}"
+        spike = self.settings.spike
+        if spike is not None and len(self._norms) == USUAL and norm > spike * (usual := statistics.median(self._norms)):
+            return f"the norm of its gradient is {norm:.4g}, more than {spike:g} times the usual {usual:.4g}"
+        return None
+
+    def gradient(self, groups: Sequence[Group], *, tokens: int) -> torch.Tensor:
+        """The gradient that groups have when they are cut into micro-batches of so many tokens; nothing is updated.
+
+        Returns:
+            ``[N]`` float32 on the CPU: of each weight, entries at equal distances, at most about 4096.
+        """
+        batches = collate.batches(groups, self.policy, tokens=tokens, temperature=self.temperature)
+        _, weight = self._backward(batches, Meter(), seed=0)
+        pieces = [
+            parameter.grad.flatten()[:: -(-parameter.numel() // SKETCH)].float().cpu() / (weight or 1.0)
+            for parameter in self.policy.parameters()
+            if parameter.grad is not None
+        ]
         self.optimizer.zero_grad(set_to_none=True)
+        return torch.cat(pieces) if pieces else torch.zeros(0)
+
+    def splits(self, *, exact: bool) -> bool:
+        """Whether the objective's gradient must not depend on the micro-batches.
+
+        Args:
+            exact: Whether scores do not depend on them by rounding either, which may flip a choice by rank.
+        """
+        parts = getattr(self.objective, "weights", ())
+        whole = not any(getattr(part, "layout_matters", False) for part in parts)
+        return whole and (exact or not any(getattr(part, "pooled", False) for part in parts))
 
     def state_dict(self) -> dict[str, Any]:
         """Optimiser and schedule."""
         scheduler = self.scheduler.state_dict()
-        return {"optimizer": self.optimizer.state_dict(), "scheduler": scheduler, "began": self._began}
+        optimizer = self.optimizer.state_dict()
+        return {"optimizer": optimizer, "scheduler": scheduler, "began": self._began, "norms": list(self._norms)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over moments and progress; the settings (learning rate, decay, schedule) stay those of this run."""
         self._schedule(began=state.get("began", 0))
+        self._norms = list(state.get("norms", []))
         groups, bases = self.optimizer.state_dict()["param_groups"], self.scheduler.base_lrs
         self.optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": groups})
         self.scheduler.load_state_dict(state["scheduler"] | {"base_lrs": bases})

@@ -66,6 +66,10 @@ class Decoding(Protocol):
     tokens: Sequence[int]
 
 
+class Refusal(RuntimeError):
+    """A hook's reason not to make an update: the step is undone, those before it are saved, and the run ends."""
+
+
 def reads_reference(part: Any) -> bool:
     """Whether a part, possibly a function with its settings bound, reads the reference's log-probabilities.
 

@@ -110,6 +110,7 @@ REGISTRY: dict[str, dict[str, str]] = {
         "checkpoint": "hone.hooks.checkpoint:Checkpoint",
         "live": "hone.hooks.live:Live",
         "budget": "hone.hooks.budget:Budget",
+        "guard": "hone.guards.guard:Guard",
         "prorl": "hone.papers.prorl:ProRL",
     },
     "trigger": {

@@ -1,18 +1,18 @@
 """The seats: what the trainer asks for, and nothing of who sits there.
 
-An implementation is a *settings class* (under :func:`settings`, whose fields are its settings) or a plain function,
-whose keyword-only parameters are. Both are named in YAML by the registry or by a dotted path, and fill a field that is
-annotated with a protocol of this file (``verifier: Verifier``, ``weights: list[StepField]``).
+An implementation is either a *settings class* (a class under :func:`settings`, whose fields are its settings) or a
+plain function, whose keyword-only parameters are its settings. Both are named in YAML by the registry or an address,
+and so is what fills a field annotated with a protocol of this file (``verifier: Verifier``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from hone.params import Decoding, SamplingParams, reads_reference, settings  # noqa: F401  seats are written with them
+from hone.params import Decoding, Refusal, SamplingParams, reads_reference, settings  # noqa: F401  seats use them
+from hone.state import State
 from hone.types import Batch, Completion, Group, Loss, Message, Row, Score, Scores, Segment, Task, Trajectory
 
 if TYPE_CHECKING:
@@ -111,7 +111,10 @@ class Renderer(Protocol):
 
 @runtime_checkable
 class Sampler(Protocol):
-    """Draws completions. ``sync`` binds or refreshes the weights; ``close`` frees what it holds."""
+    """Draws completions. ``sync`` binds or refreshes the weights; ``close`` frees what it holds.
+
+    ``fingerprint()``, if there: :mod:`~hone.checksums` of the weights that it samples from, by the policy's names.
+    """
 
     renderer: Renderer
     processors: list[Processor]
@@ -252,48 +255,13 @@ class Trigger(Protocol):
     def __call__(self, history: Sequence[Mapping[str, float]]) -> str | None: ...
 
 
-@dataclass
-class State:
-    """What hooks see of a run, and the only way for them to act on it.
-
-    Attributes:
-        step: Steps completed; 0 before the first.
-        steps: Steps that the run will do.
-        folder: The run's folder.
-        reference: The reference policy, or None where no part of the run reads one.
-        metrics: Of this step; hooks may add to it, and those that come later in the list see it.
-        groups: All groups played in this step, dropped ones included; ``kept`` says which were trained on.
-        play: ``play(tasks, n, params, verify=None) -> groups``: samples and judges, outside of training.
-        save: ``save() -> Path``: writes a checkpoint of the whole run now.
-        anchor: ``anchor(weights=None)``: the policy as it is now becomes the reference, or these trainable
-            weights do.
-        restart: ``restart(optimizer=..., schedule=...)``: forgets the optimiser's moments; starts the schedule of the
-            learning rate anew, over the steps that remain.
-        stop: Set to a reason to end the run after this step.
-    """
-
-    step: int
-    steps: int
-    folder: Path
-    policy: Policy
-    reference: Reference | None = None
-    metrics: dict[str, float] = field(default_factory=dict)
-    groups: list[Group] = field(default_factory=list)
-    kept: list[bool] = field(default_factory=list)
-    play: Callable[..., list[Group]] | None = None
-    save: Callable[[], Path] | None = None
-    anchor: Callable[..., None] | None = None
-    restart: Callable[..., None] | None = None
-    stop: str | None = None
-
-
 @runtime_checkable
 class Hook(Protocol):
     """Acts between steps: logs, evaluates, saves, resets. Called in the order of the list.
 
     One with the attribute ``reads_evaluations = True`` is called after the evaluations of the step. One may also have
-    ``on_stop(state)``, which is called once if the run ends before its last step, ``state.stop`` being the reason: for
-    what it would have done on the last step, had it known.
+    ``on_stop(state)``, called once if the run ends before its last step, for what it would have done on that; and
+    ``before_update(state)``, called when the coming step's groups have their advantages; it may raise ``Refusal``.
     """
 
     def on_start(self, state: State) -> None: ...

@@ -42,11 +42,17 @@ class UpdateConfig:
         minibatches: Optimiser steps per pass over the groups; with one pass and one of these, training is on-policy.
         epochs: Passes.
         tokens: Most tokens of a micro-batch, padding included. Only memory and speed depend on it.
+        spike: An optimiser step whose gradient norm is more than so many times the median of the 20 before is bad, as
+            is one whose norm is not finite; None for no such limit. A bad one is never taken.
+        on_bad: What else follows on it: "skip" nothing, "rollback" the weights and moments of the newest checkpoint
+            (at most three times in vain), "stop" the run. Without a checkpoint, "rollback" is "skip".
     """
 
     minibatches: int = Field(1, ge=1)
     epochs: int = Field(1, ge=1)
     tokens: int = Field(4096, ge=1)
+    spike: float | None = Field(None, gt=1)
+    on_bad: Literal["skip", "rollback", "stop"] = "skip"
 
 
 @settings
@@ -73,6 +79,19 @@ class VerificationConfig:
         """The settings of each :class:`~hone.verifiers.pool.VerifierPool`."""
         names = ("workers", "timeout", "prepare_timeout", "memory_gb")
         return {name: getattr(self, name) for name in names}
+
+
+@settings
+class LimitsConfig:
+    """Seconds after which something hangs: the stacks of all threads are logged, and the run ends; None for no limit.
+
+    Attributes:
+        sampling: For playing the tasks of a round, of an evaluation or of a source, verdicts included.
+        update: For the update of a step, and for saving a checkpoint.
+    """
+
+    sampling: float | None = Field(7200.0, gt=0)
+    update: float | None = Field(7200.0, gt=0)
 
 
 @settings

@@ -12,7 +12,7 @@ from hone import runtime
 from hone.collect import Collector
 from hone.seats import Environment, SamplingParams, TaskSource, Verifier
 from hone.synthesis.provenance import fingerprint
-from hone.types import Group, Task
+from hone.types import Group, Score, Task, Trajectory
 
 _bound: WeakValueDictionary[int, TaskSource] = WeakValueDictionary()
 """Every source that was ever bound, by its identity: asked for a task, it may play."""
@@ -64,6 +64,7 @@ class Session:
             self.sampler,
             config.verifier,
             on_error=limits.on_error,
+            patience=config.limits.sampling,
             **limits.pool,
         )
         closing.callback(self.collector.close)
@@ -87,6 +88,10 @@ class Session:
         groups = self.collector.play(tasks, n, params, verifier, environment)
         self.sampled += sum(group.sampled for group in groups)
         return groups
+
+    def judge(self, trajectories: Sequence[Trajectory]) -> list[Score]:
+        """Judge what was played last again; see :meth:`hone.collect.Collector.judge`."""
+        return self.collector.judge(trajectories)
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
         """Await a coroutine where the sampler samples; see :meth:`hone.collect.Collector.run`."""

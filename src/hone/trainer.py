@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import logging
-import signal
-import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -17,9 +14,13 @@ from typing import Any
 
 from hone import checkpoint, folder, origin
 from hone.collect import Interrupted, VerificationError, described, refuse_without_verdict
+from hone.guards import rewards
+from hone.hangs import HangError, within
+from hone.interrupt import graceful
 from hone.learner import Learner
+from hone.recovery import Recovery
 from hone.report.run import Run
-from hone.seats import Hook, Reference, State, reads_reference
+from hone.seats import Hook, Reference, Refusal, State, reads_reference
 from hone.session import Session
 from hone.types import Group
 
@@ -68,9 +69,11 @@ class Trainer:
             FileExistsError: If the folder holds another run.
             FileNotFoundError: If there is nothing to resume.
             VerificationError: If nothing at all of a step could be judged; the steps before it are saved.
+            Refusal: If a hook, such as the guard, refuses an update; likewise.
+            HangError: If something takes longer than ``limits`` allow; likewise, while sampling.
         """
         self.interrupted = False
-        with ExitStack() as closing, self._graceful_interrupt():
+        with ExitStack() as closing, graceful(self._stop):
             self.folder = closing.enter_context(folder.claimed(self.config, resume=resume))
             self.origin = origin.described(self.config)
             start = checkpoint.newest_whole(self.folder) if resume else None
@@ -107,13 +110,20 @@ class Trainer:
         cursor = self.stage.tasks.state_dict()
         try:
             return self._step()
-        except (Interrupted, VerificationError) as error:
+        except (Interrupted, VerificationError, Refusal, HangError) as error:
+            if self.recovery.updating:
+                raise  # the weights are of no whole step
             self.stage.tasks.load_state_dict(cursor)
-            if isinstance(error, VerificationError):
+            if not isinstance(error, Interrupted):
                 kept = f"saved in {self._save()}" if self.state.step else "there are none"
-                raise VerificationError(f"step {self.state.step + 1}: {error}. The steps before: {kept}") from None
+                raise type(error)(f"step {self.state.step + 1}: {error}. The steps before: {kept}") from None
             if not self.interrupted:
                 raise
+        except FloatingPointError as error:  # of the sampler, whose logits are no numbers
+            self.stage.tasks.load_state_dict(cursor)
+            if self.recovery.updating or not self.recovery.follow(str(error), self.state, self.stage.update.on_bad):
+                raise
+            return self._attempt()
         return False
 
     def _step(self) -> bool:
@@ -128,16 +138,20 @@ class Trainer:
         if self.session.sampled > aside:
             metrics["tokens/aside"] = self.session.sampled - aside
         chosen = [group for group, keep in zip(groups, kept, strict=True) if keep]
+        self.state.groups, self.state.kept = groups, kept
+        self.state.rewards = [[t.reward for t in group] for group in groups]
+        if odd := rewards.finite(self.state.rewards):
+            raise Refusal(str(odd))
         if chosen:
             self._credit(chosen)
+        self._tell("before_update")
         metrics["tokens/trained"] = sum(t.trained for group in chosen for t in group if t.reward is not None)
         updating = time.perf_counter()
-        metrics |= self.learner.update(chosen, self.state.step)
+        metrics |= self.recovery.update(chosen, self.state, self.stage.update.on_bad)
         self._publish()
         ended = time.perf_counter()
         seconds |= {"update": ended - updating, "step": ended - started}
         self.state.step += 1
-        self.state.groups, self.state.kept = groups, kept
         self.state.metrics = metrics | {f"time/{name}": value for name, value in seconds.items()}
         return True
 
@@ -206,7 +220,10 @@ class Trainer:
             save=self._save,
             anchor=self._anchor,
             restart=self.learner.restart,
+            session=self.session,
+            learner=self.learner,
         )
+        self.recovery = Recovery(self.learner, config.limits.update)
         self._published = self.policy.version
         self._enter_stage()
 
@@ -247,7 +264,8 @@ class Trainer:
         }
         which = {"keep": self.config.checkpoint.keep, "best": self.config.checkpoint.best}
         what = {"about": self.origin, "metrics": self.state.metrics}
-        return checkpoint.save(self.folder, self.state.step, self.policy, state, **which, **what)
+        with within("saving a checkpoint", self.config.limits.update, "limits.update"):
+            return checkpoint.save(self.folder, self.state.step, self.policy, state, **which, **what)
 
     def _parts(self) -> dict[str, Any]:
         """The states of what the run was given."""
@@ -266,25 +284,11 @@ class Trainer:
         except Interrupted:
             self.interrupted = True
 
-    @contextmanager
-    def _graceful_interrupt(self) -> Iterator[None]:
-        """The first Ctrl-C ends the run after what cannot be interrupted; the second ends it at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def interrupt(*_: object) -> None:
-            self.interrupted = True
-            signal.signal(signal.SIGINT, before)
-            if self.session.collector is not None:
-                self.session.collector.cancel()
-            print("\nstopping: saving a checkpoint (Ctrl-C again to stop at once)", file=sys.stderr)
-
-        before = signal.signal(signal.SIGINT, interrupt)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, before)
+    def _stop(self) -> None:
+        """End the run after what cannot be interrupted."""
+        self.interrupted = True
+        if self.session.collector is not None:
+            self.session.collector.cancel()
 
 
 def _named(hooks: Sequence[Hook]) -> Iterator[tuple[str, Hook]]:

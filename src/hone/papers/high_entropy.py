@@ -107,6 +107,11 @@ class HighEntropy:
         """Whether the weights of a micro-batch depend on the others; not if everything is kept."""
         return self.pool == "batch" and self.keep < 1
 
+    @property
+    def layout_matters(self) -> bool:
+        """Whether the weights depend on how the mini-batch is cut into micro-batches."""
+        return self.pool == "micro_batch" and self.keep < 1
+
     def __call__(self, scores: Scores, batch: Batch) -> Tensor:
         """``[B, T]`` weights of a mini-batch that is this one batch; 0 outside the mask."""
         return self.over([scores], [batch])[0]

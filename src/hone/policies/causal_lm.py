@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from hone import masks
+from hone.checksums import checksums
 from hone.policies import head, layers, layout, parity, precision, tree
 from hone.policies.adapters import LoRA
 from hone.policies.chat import ChatRenderer
@@ -185,6 +186,15 @@ class CausalLM:
         """Put updated weights into effect."""
         self.masters.publish()
         self.version += 1
+
+    @property
+    def tolerance(self) -> float:
+        """Nats by which log-probabilities that are computed in two ways may differ."""
+        return parity.tolerance(self)
+
+    def fingerprint(self) -> dict[str, int]:
+        """Checksums of the trained weights, rounded as the model must hold them."""
+        return checksums(self.masters.rounded())
 
     def frozen_copy(self) -> FrozenLM:
         """The policy as it is now; with LoRA, the base model, which costs no memory."""

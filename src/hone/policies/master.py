@@ -7,7 +7,7 @@ result.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +46,11 @@ class MasterWeights:
         for weight, master in self.pairs.values():
             if weight is not master:
                 weight.copy_(master)
+
+    def rounded(self) -> Iterator[tuple[str, Tensor]]:
+        """Name and value of each trained weight, as :meth:`publish` rounds it."""
+        for name, (weight, master) in self.pairs.items():
+            yield name, master.detach().to(weight.dtype)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Name to float32 weight."""

@@ -25,7 +25,7 @@ def check_head(policy: CausalLM) -> None:
     ids = torch.arange(1, 9, device=policy.device)[None] % policy.text_config.vocab_size
     own = policy.causal_lm(input_ids=ids, use_cache=False).logits[0].float()
     ours = policy.logits(policy.backbone(input_ids=ids, use_cache=False).last_hidden_state[0]).float()
-    if (own.log_softmax(-1) - ours.log_softmax(-1)).abs().max() > _tolerance(policy):
+    if (own.log_softmax(-1) - ours.log_softmax(-1)).abs().max() > tolerance(policy):
         raise ValueError(
             f"model: {policy.path!r} ({type(policy.causal_lm).__name__}) changes its logits after the output embedding "
             "in a way that hone does not know; its log-probabilities would be wrong"
@@ -72,7 +72,7 @@ def _agrees(policy: CausalLM, apart: Tensor) -> bool:
         raise
     except (TypeError, ValueError, RuntimeError, KeyError, AttributeError):
         return False
-    return bool((together - apart).abs().max() < _tolerance(policy))
+    return bool((together - apart).abs().max() < tolerance(policy))
 
 
 @torch.no_grad()
@@ -83,6 +83,6 @@ def _score(policy: CausalLM, *branches: Branch) -> Tensor:
     return policy.score(Batch(inputs, mask, nothing, nothing, mask.long(), mask.long())).logprobs[mask]
 
 
-def _tolerance(policy: CausalLM) -> float:
+def tolerance(policy: CausalLM) -> float:
     """Between log-probabilities that are computed in two ways, nats."""
     return 1e-3 if policy.model.dtype == torch.float32 else 0.25

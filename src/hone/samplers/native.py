@@ -16,6 +16,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from hone.checksums import checksums
 from hone.samplers.decode import Decoder, cache_keyword
 from hone.samplers.draw import Rules, draw, fetched
 from hone.samplers.prefill import Prefill, Prefix
@@ -86,6 +87,10 @@ class NativeSampler:
         for processor in self.processors:
             if hasattr(processor, "bind"):
                 processor.bind(self.renderer)
+
+    def fingerprint(self) -> dict[str, int]:
+        """Checksums of the weights that it decodes with."""
+        return checksums((n, w) for n, w in self._policy.model.named_parameters() if w.requires_grad)
 
     def close(self) -> None:
         """Forget the policy; sequences under way fail."""
