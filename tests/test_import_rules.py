@@ -20,19 +20,8 @@ ROOMS = [
     {"seats"},
     {"math", "collate", "masks", "sections", "ranks", "prompts", "synthesis", "checksums"},
     {"objectives", "policies", "samplers", "tasks", "envs", "verifiers", "hooks", "writers", "papers", "guards"},
-    {
-        "collect",
-        "learner",
-        "checkpoint",
-        "session",
-        "folder",
-        "origin",
-        "trainer",
-        "runtime",
-        "report",
-        "recovery",
-        "hangs",
-    },
+    {"collect", "learner", "checkpoint", "session", "folder", "origin", "trainer", "runtime", "report"}
+    | {"recovery", "hangs", "interrupt"},
     {"registry", "parts", "build", "document", "config", "schema", "order", "check"}
     | {"candidates", "ledger", "evaluation", "scoring"},
     {"cli", "commands"},
