@@ -186,6 +186,7 @@ def test_a_step_of_a_tiny_model(benchmark):
     assert not [note for note in report["notes"] if "did not run" in note]
 
 
+@pytest.mark.slow
 def test_sampling_with_a_tiny_model_gives_every_sequence_its_tokens(benchmark, tmp_path):
     small = "--model tiny --dtype float32 --rounds 1 --sequences 3 --tokens 5"
     report = benchmark(f"sampling {small} --engines hone generate")
@@ -197,6 +198,7 @@ def test_sampling_with_a_tiny_model_gives_every_sequence_its_tokens(benchmark, t
     assert (tmp_path / "sampling.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_growth_stays_within_its_budget_and_says_what_did_not(benchmark):
     report = benchmark("growth --quick --axes context --most 1 --dtype float32")
     assert [(t["context"], t["useful"]) for t in report["turns"]] == [(n, n + 4 * 16) for n in (64, 256)]

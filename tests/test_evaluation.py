@@ -161,7 +161,7 @@ def start(*arguments):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_what_was_cut_off_goes_on_to_the_same_results(here, trained, how):
     evaluate(here("late", sequences=4), [trained], folder="whole")
     process = start("tiny.yaml", str(trained), "--output", "cut")

@@ -181,12 +181,14 @@ def test_sampling_that_hangs_ends_the_run(make, caplog):
     assert "thread hone-collect:" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_verdict_that_hangs_is_named(make):
     slow = {"workers": 1, "timeout": 600.0}
     with pytest.raises(HangError, match=r"verdicts are awaited; it did not end within 15 s \(limits\.sampling\)"):
         make(steps=1, verifier=parts.slow, verification=slow, limits={"sampling": 15.0}).fit()
 
 
+@pytest.mark.slow
 def test_an_update_that_hangs_ends_the_run_and_saves_nothing(make, tmp_path, caplog):
     class Stuck(Poisoned):
         def __call__(self, policy, batch):
