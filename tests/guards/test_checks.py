@@ -2,6 +2,7 @@
 
 import math
 import random
+from dataclasses import replace
 from statistics import fmean
 
 import pytest
@@ -65,6 +66,10 @@ def test_what_siblings_share_was_drawn_once():
     attempt = Segment("attempt", "policy", tuple(range(40)), (-1.0,) * 40)
     assert siblings([Group(TASK, [answer(i, before=[attempt]) for i in range(8)])]) is None
     assert siblings([Group(TASK, [Trajectory(TASK, [PROMPT, attempt], reward=1.0) for _ in range(8)])]) is None
+    copies = [answer(i, before=[replace(attempt, train=True)]) for i in range(8)]
+    assert siblings([Group(TASK, copies)]) is None
+    same = [answer(*range(40), before=[replace(attempt)]) for i in range(2)]
+    assert siblings([Group(TASK, same)]) is not None  # what they drew last is nobody else's
 
 
 @pytest.mark.parametrize("sure", [0.5, 0.9, 0.999])
@@ -78,13 +83,11 @@ def test_a_fair_game_pays_nobody(sure):
         own = Segment("r", "policy", tuple(actions), tuple(math.log(weights[a]) for a in actions), train=True)
         return Trajectory(TASK, [PROMPT, own], reward=0.0)
 
-    from hone.guards.siblings import _bet
+    from hone.guards.siblings import _bet, _own
 
     gains = []
     for _ in range(3000):
-        played = [sampled() for _ in range(4)]
-        shared = {id(s): 1 for t in played for s in t.segments}
-        gains.append(_bet(played, shared)[0])
+        gains.append(_bet(_own(Group(TASK, [sampled() for _ in range(4)])))[0])
     assert max(gains) < NATS
     assert fmean(map(math.exp, gains)) < 1.5  # 1 in the limit; the tail is heavy
 

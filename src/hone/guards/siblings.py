@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from itertools import takewhile
 
 from hone.guards.finding import Finding
-from hone.types import Group, Trajectory
+from hone.types import Group, Segment
 
 NATS = math.log(1e9)
 """A healthy step shows that much evidence at most once in a thousand million."""
@@ -20,13 +21,12 @@ def siblings(groups: Sequence[Group]) -> Finding | None:
     nothing; half of what there is is staked each time. Under independent draws nobody wins on average, however often
     a sure policy repeats itself, so that a gain of 1e9 has a chance of at most 1e-9 (Markov).
     """
-    shared = Counter(id(s) for group in groups for t in group for s in t.segments)
-    tasks: dict[str, list[Trajectory]] = {}
+    tasks: dict[str, list[list[Segment]]] = {}
     for group in groups:
-        tasks.setdefault(group.task.id, []).extend(group)
+        tasks.setdefault(group.task.id, []).extend(_own(group))
     gains, repeated = [], 0
     for played in tasks.values():
-        gain, alike = _bet(played, shared)
+        gain, alike = _bet(played)
         gains.append(gain)
         repeated += alike
     if not gains:
@@ -43,12 +43,28 @@ def siblings(groups: Sequence[Group]) -> Finding | None:
     )
 
 
-def _bet(played: Sequence[Trajectory], shared: Counter[int]) -> tuple[float, int]:
+def _own(group: Group) -> list[list[Segment]]:
+    """What each trajectory drew by itself.
+
+    Not what several hold as one object, nor what all of a group begin with, of which some environment may have made
+    copies; but always the last that was drawn, for that nobody shares.
+    """
+    held = Counter(id(segment) for trajectory in group for segment in trajectory.segments)
+    aligned = zip(*(trajectory.segments for trajectory in group), strict=False)
+    common = sum(1 for _ in takewhile(lambda at: all(s == at[0] for s in at), aligned))
+    found = []
+    for trajectory in group:
+        drawn = [(i, s) for i, s in enumerate(trajectory.segments) if s.source == "policy"]
+        own = [s for i, s in drawn[:-1] if i >= common and held[id(s)] == 1]
+        found.append(own + [s for _, s in drawn[-1:] if held[id(s)] == 1])
+    return found
+
+
+def _bet(played: Sequence[Sequence[Segment]]) -> tuple[float, int]:
     """The gain of one task, as a logarithm, and how many answers repeat one before."""
     seen: set[tuple[int, ...]] = set()
     gain, repeated = 0.0, 0
-    for trajectory in played:
-        own = [s for s in trajectory.segments if s.source == "policy" and shared[id(s)] == 1]
+    for own in played:
         actions = tuple(action for s in own for action in s.actions)
         if not actions:
             continue
