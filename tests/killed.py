@@ -23,19 +23,6 @@ import hone
 counts = Counter()
 
 
-@hone.settings
-class Twice:
-    """A writer that asks for a letter twice."""
-
-    name: str = "twice"
-
-    def bind(self, player): ...
-
-    async def write(self, messages, *, seed):
-        text = messages[-1]["content"]
-        return f"<question>{text} and {text}, {seed % 7}</question>"
-
-
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(60)  # in whatever thread: the others are as dead

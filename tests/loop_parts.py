@@ -184,3 +184,16 @@ def settings(model: str, folder: Path, /, **changes) -> dict[str, Any]:
         "folder": str(folder),
         "device": "cpu",
     } | changes
+
+
+def same(one, other):
+    """Whether two nested states are equal, tensors bit for bit."""
+    import torch
+
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[name], other[name]) for name in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other

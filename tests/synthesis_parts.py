@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from types import SimpleNamespace
 
+import hone
 from hone.envs.single_turn import SingleTurn
 from hone.seats import SamplingParams
 from hone.types import Completion, Score, Segment, Task
@@ -166,3 +167,16 @@ def asked(messages):
 
 def tagged(text):
     return f"<question>{text}</question>"
+
+
+@hone.settings
+class Twice:
+    """A writer that asks for a letter twice."""
+
+    name: str = "twice"
+
+    def bind(self, player): ...
+
+    async def write(self, messages, *, seed):
+        text = messages[-1]["content"]
+        return f"<question>{text} and {text}, {seed % 7}</question>"

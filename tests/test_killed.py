@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from loop_parts import same
 
 import hone
 
@@ -24,7 +25,7 @@ tasks:
       made:
         synthrl:
           source: loop_parts:Letters
-          writer: killed:Twice
+          writer: synthesis_parts:Twice
           store: {store}
           rollouts: 3
           seed_passes: 1
@@ -135,18 +136,6 @@ def left(folder):
         "best": run.best.name,
         "damage": [checkpoint.damage(path) for path in run.checkpoints],
     }
-
-
-def same(one, other):
-    import torch
-
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[name], other[name]) for name in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(same, one, other))
-    return one == other
 
 
 def test_the_run_has_all_that_could_be_lost(killer):

@@ -47,7 +47,7 @@ class Counting:
         groups = self.player.play([next(self.source) for _ in range(3)], 2, hone.SamplingParams(max_tokens=3))
         report("half way")
         slept = self.player.run(asyncio.sleep(0, "slept"))
-        return {"tokens": sum(group.sampled for group in groups), "slept": slept}
+        return {"tokens": sum(group.generated for group in groups), "slept": slept}
 
     def state_dict(self):
         return self.source.state_dict()

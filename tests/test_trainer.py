@@ -11,7 +11,7 @@ from pathlib import Path
 import loop_parts as parts
 import psutil
 import pytest
-from loop_parts import Letters, Spy
+from loop_parts import Letters, Spy, same
 
 import hone
 from hone.envs.single_turn import SingleTurn
@@ -49,19 +49,6 @@ def saved(run, step=None):
 
     path = checkpoint.latest(run.folder) if step is None else run.folder / "checkpoints" / f"step-{step}"
     return checkpoint.load(path)
-
-
-def same(one, other):
-    """Whether two nested states are equal, tensors bit for bit."""
-    import torch
-
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[name], other[name]) for name in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(same, one, other))
-    return one == other
 
 
 def workers():

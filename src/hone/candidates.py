@@ -121,6 +121,8 @@ def _candidate(config: Config, path: Path) -> Candidate:
         if newest is None:
             raise FileNotFoundError(f"the run {path} has no checkpoint in {path / 'checkpoints'}")
         path = newest
+    if (path / checkpoint.SUMS).is_file() and (wrong := checkpoint.damage(path)):
+        raise ValueError(f"the checkpoint {path} is damaged: {wrong}; give another")
     if (path / checkpoint.STATE).is_file() and (path.parents[1] / "config.yaml").is_file():
         return Candidate(f"{path.resolve().parents[1].name}/{path.name}", path, _of_run(config, path), trained=path)
     if not any((path / name).is_file() for name in _EXPORTED):

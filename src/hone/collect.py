@@ -268,13 +268,13 @@ def described(groups: Sequence[Group], kept: Sequence[bool]) -> dict[str, float]
     metrics = {
         "groups/kept": sum(kept),
         "groups/dropped": len(kept) - sum(kept),
-        "tokens/sampled": sum(group.sampled for group in groups),
+        "tokens/sampled": sum(group.generated for group in groups),
         "verify/errors": sum(trajectory.error is not None for trajectory in played),
     }
     if rewards:
         metrics |= {"reward/mean": fmean(rewards), "reward/std": pstdev(rewards)}
     if played:
-        metrics["length/mean"] = fmean(trajectory.sampled for trajectory in played)
+        metrics["length/mean"] = fmean(trajectory.generated for trajectory in played)
         metrics["length/truncated"] = fmean(trajectory.stop == "length" for trajectory in played)
     for name in dict.fromkeys(name for group in groups for name in group.metrics):
         metrics[name] = fmean(group.metrics[name] for group in groups if name in group.metrics)

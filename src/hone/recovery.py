@@ -72,7 +72,7 @@ class Recovery:
         return on_bad == "rollback" and self._back(why, state)
 
     def _back(self, why: str, state: State) -> bool:
-        path = checkpoint.latest(state.folder)
+        path = checkpoint.newest_whole(state.folder)
         if path is None:
             log.warning("%s; there is no checkpoint to go back to yet", why)
             return False

@@ -86,7 +86,7 @@ class Session:
     ) -> list[Group]:
         """Play each task ``n`` times; see :meth:`hone.collect.Collector.play`."""
         groups = self.collector.play(tasks, n, params, verifier, environment)
-        self.sampled += sum(group.sampled for group in groups)
+        self.sampled += sum(group.generated for group in groups)
         return groups
 
     def judge(self, trajectories: Sequence[Trajectory]) -> list[Score]:

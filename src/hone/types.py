@@ -42,9 +42,9 @@ class Task:
 
 @dataclass(frozen=True)
 class Segment:
-    """A run of consecutive steps of one origin.
+    """A run of consecutive steps of one origin, such as a reply that was sampled and will be trained on.
 
-    Example: a reply of three tokens that the policy sampled, and that will be trained on::
+    ::
 
         Segment("response", "policy", actions=(284, 19, 2), logprobs=(-0.1, -2.3, -0.7), text="= 7", train=True)
 
@@ -52,8 +52,7 @@ class Segment:
         name: What the steps are: "prompt", "response", "attempt", "reflection", "turn 3". Names make masks.
         source: "given" by the task, sampled by the "policy", or "forced" upon the sequence by a sampler's processor.
         actions: Token ids.
-        logprobs: Natural-log probabilities as sampled (after temperature and processors); empty unless source is
-            "policy".
+        logprobs: In nats, as sampled (after temperature and processors); empty unless source is "policy".
         text: The decoded actions, for verifiers and logs; never tokenised again.
         train: Whether these steps receive a gradient.
         reference_logprobs: Under the reference policy; filled by the trainer only where something reads them.
@@ -144,7 +143,12 @@ class Trajectory:
 
     @property
     def sampled(self) -> int:
-        """Number of steps that sampling took: those of the policy, and those forced upon it."""
+        """Number of steps that the policy sampled."""
+        return sum(len(segment) for segment in self.segments if segment.source == "policy")
+
+    @property
+    def generated(self) -> int:
+        """Number of steps that sampling took: those, and what was forced upon them."""
         return sum(len(segment) for segment in self.segments if segment.source != "given")
 
     @property
@@ -190,8 +194,8 @@ class Group:
         return len(self.trajectories)
 
     @property
-    def sampled(self) -> int:
-        """Number of steps that sampling took; a segment that several trajectories hold was sampled once."""
+    def generated(self) -> int:
+        """Number of steps that sampling took; a segment that several trajectories hold was made once."""
         held = {id(s): s for t in (*self.trajectories, *self.aside) for s in t.segments if s.source != "given"}
         return sum(map(len, held.values()))
 
@@ -283,9 +287,7 @@ class Scores:
 
 @dataclass
 class Loss:
-    """A *sum* and its *weight*: the gradient is divided by the summed weight once per optimiser step.
-
-    So micro-batch size, packing and rank count cannot change the gradient.
+    """A *sum* and its *weight*, divided once per optimiser step: micro-batches, packing and ranks change no gradient.
 
     Attributes:
         total: Scalar with a graph.

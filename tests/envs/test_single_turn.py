@@ -83,7 +83,8 @@ def test_only_what_the_policy_sampled_is_trained():
             ("response", "policy", True),
             ("response", "forced", False),
         ]
-        assert (trajectory.trained, trajectory.sampled) == (1, 2)
+        assert trajectory.trained == trajectory.sampled == 1
+        assert trajectory.generated == 2
 
 
 def test_each_sibling_has_noise_of_its_own_keyed_by_task():

@@ -33,15 +33,11 @@ def test_overlong_with_the_papers_numbers():
     assert found == [1.0, 0.0, -1.0]
 
 
-def test_overlong_counts_the_steps_that_sampling_took():
+def test_overlong_counts_sampled_steps_only():
     t = trajectory(1.0, 50)
-    t.segments[1:1] = [
-        Segment("turn", "given", (1,) * 90),
-        Segment("wait", "forced", (1,) * 10),
-        Segment("turn 1", "policy", (1,) * 20, train=False),
-    ]
+    t.segments[1:1] = [Segment("retry", "forced", (1,) * 90), Segment("turn 1", "policy", (1,) * 30, train=False)]
     overlong([of(t)], max_length=100, buffer=40)
-    assert t.reward == 0.5  # 80 steps
+    assert t.reward == 0.5  # 80 sampled steps
 
 
 def test_overlong_refuses_a_buffer_beyond_the_limit():

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from loop_parts import Letters, Spy
+from loop_parts import Letters, Spy, same
 
 import hone
 from hone import checkpoint, collate
@@ -383,17 +383,6 @@ def clone(state):
     if isinstance(state, torch.Tensor):
         return state.detach().clone()
     return {name: clone(value) for name, value in state.items()} if isinstance(state, dict) else deepcopy(state)
-
-
-def same(one, other):
-    """Whether nested states are equal, tensors bit for bit."""
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[name], other[name]) for name in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(same, one, other))
-    return one == other
 
 
 @BOTH

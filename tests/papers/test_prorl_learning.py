@@ -58,4 +58,18 @@ def test_resets_lead_off_the_plateau_of_a_fixed_reference(train, seed):
 
     assert moving.series("reward/mean")[1][LAST].mean() > 0.5
     assert moving.series(METRIC)[1][-4:].mean() > fixed.series(METRIC)[1][-4:].mean() + 0.4
-    assert 3 <= moving.metrics[-1]["reset/count"] <= 6
+    happened = [row["step"] for row in moving.metrics if row.get("reset/happened")]
+    assert happened == resets_by_hand(dict(zip(*moving.series(METRIC), strict=True)))  # how many, goes by the seed
+    assert len(happened) == moving.metrics[-1]["reset/count"] <= 6
+
+
+def resets_by_hand(accuracy):
+    """Two evaluations in a row no more than 0.02 above the best since the last reset, which is 20 steps ago."""
+    resets, best, worse = [], None, 0
+    for step in range(121):
+        if step in accuracy:
+            better = best is None or accuracy[step] - best > 0.02
+            best, worse = (accuracy[step], 0) if better else (best, worse + 1)
+        if worse >= 2 and (not resets or step - resets[-1] >= 20):
+            resets, best, worse = [*resets, step], None, 0
+    return resets

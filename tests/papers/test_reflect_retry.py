@@ -170,7 +170,7 @@ class TestFirstAttempt:
             assert (trajectory.version, trajectory.stop) == (3, "eos")
         assert len(sampler.of("attempt")) == 1
         assert all(context == first.segments[:3] for context, _ in sampler.of("reflection"))
-        assert group.sampled == len("five") + 1 + 4 * (len("I miscounted") + 1 + len("six") + 1)
+        assert group.generated == len("five") + 1 + 4 * (len("I miscounted") + 1 + len("six") + 1)
         assert group.metrics["reflect/first_try"] == 0.0
 
     def test_one_that_comes_with_the_task_takes_its_place_unjudged(self, play):
@@ -406,7 +406,7 @@ class TestReward:
         assert [t.reward for t in group.aside] == [0.0, 0.0, 1.0, 1.0]
         for sibling, further in zip(group, (group.aside[:2], group.aside[2:]), strict=True):
             assert all(t.segments[i] is sibling.segments[i] for t in further for i in range(5))
-        assert group.sampled == 5 + 2 * 13 + len("foursixsixsixfourfour") + 6
+        assert group.generated == 5 + 2 * 13 + len("foursixsixsixfourfour") + 6
         assert group.metrics["reflect/retry"] == 0.5
         laid = collate.rows([group], shares_context=True, tokens=10**4)
         trained = [s.name for row in laid for branch in row.branches for s in branch.segments if s.train]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from loop_parts import Letters, settings
-from synthesis_parts import Player, Scripted, Tasks, tagged, task
+from synthesis_parts import Player, Scripted, Tasks, Twice, tagged, task
 
 import hone
 from hone import document
@@ -24,19 +24,6 @@ from hone.synthesis.rewriting import SLOT
 
 EASY = {"rollouts": 4, "seed_passes": 1, "min_passes": 0, "drop": 0, "success": 0.2, "attempts": 1, "instruction": SLOT}
 """A random model has seeds and rewrites by this."""
-
-
-@hone.settings
-class Twice:
-    """A writer that asks for a letter twice."""
-
-    name: str = "twice"
-
-    def bind(self, player): ...
-
-    async def write(self, messages, *, seed):
-        text = messages[-1]["content"]
-        return f"<question>{text} and {text}, {seed % 7}</question>"
 
 
 def synthrl(folder, **changes):

@@ -117,7 +117,7 @@ def _measure(groups: Sequence[Group]) -> dict[str, float]:
     metrics = {"accuracy": fmean(rewards)} if rewards else {}  # with no verdict there is no accuracy, not one of 0
     if len(rewards) < len(played):
         metrics["errors"] = float(len(played) - len(rewards))
-    metrics["length"] = fmean(trajectory.sampled for trajectory in played)
+    metrics["length"] = fmean(trajectory.generated for trajectory in played)
     metrics["truncated"] = fmean(trajectory.stop == "length" for trajectory in played)
     for name in dict.fromkeys(name for group in groups for name in group.metrics):
         metrics[name.rpartition("/")[2]] = fmean(group.metrics[name] for group in groups if name in group.metrics)

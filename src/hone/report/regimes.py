@@ -15,7 +15,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hone.math.passk import budgets, pass_at_k, right
+from hone.math.resampling import Interval, bootstrap
 from hone.report.lines import JsonLines
 from hone.report.run import Run
 
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 SHRINKING, PLATEAU, GROWTH = "shrinking", "plateau", "sustained growth"
 FEW = 5
 """With fewer tasks nothing is said of their regime."""
-RESAMPLES = 2000
 
 _SPLIT = re.compile(r"\d*|train(ing)?|test|heldout|val(id(ation)?)?|dev|eval", re.IGNORECASE)
 _NUMBER = re.compile(r"[\s_.:#-]*\d+$")
@@ -41,18 +40,6 @@ _NUMBER = re.compile(r"[\s_.:#-]*\d+$")
 def regimes(run: Run) -> str:
     """The pass@k of every evaluation of a run, with intervals, and the regimes, overall and by family of tasks."""
     return "\n\n".join(map(_told, evaluations(run))) or "no evaluation has left its answers"
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean over tasks, and between what bounds 95 % of its bootstrap lie."""
-
-    mean: float
-    low: float
-    high: float
-
-    def __format__(self, spec: str) -> str:
-        return f"{self.mean:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
 
 
 class PassCurves:
@@ -118,12 +105,7 @@ class PassCurves:
 
     def _interval(self, values: np.ndarray, tasks: np.ndarray | None) -> Interval:
         values = values if tasks is None else values[tasks]
-        values = values[np.isfinite(values)]
-        if not len(values):
-            return Interval(np.nan, np.nan, np.nan)
-        draws = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
-        low, high = np.percentile(values[draws].mean(axis=1), [2.5, 97.5])
-        return Interval(float(values.mean()), float(low), float(high))
+        return bootstrap(values[:, None])[0]
 
 
 def evaluations(run: Run) -> list[PassCurves]:

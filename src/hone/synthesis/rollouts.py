@@ -111,7 +111,7 @@ class Rollouts:
             key, task = named[name]
             if key not in self.journal:
                 outcomes = [[t.reward, t.stop == "length"] for t in group]
-                self.journal.put(key, {"task": task.id, "outcomes": outcomes, "tokens": group.sampled})
+                self.journal.put(key, {"task": task.id, "outcomes": outcomes, "tokens": group.generated})
 
         through = _Through(self.environment, self.sampler, keep)
         groups = self.player.play(
