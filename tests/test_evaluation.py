@@ -124,6 +124,8 @@ def test_what_is_measured_is_what_the_rows_say(here, trained):
 def test_equal_weights_draw_equal_answers(here, tiny_model_path):
     """Checkpoints are given the same noise: a copy of the base model answers as it does, word by word."""
     shutil.copytree(tiny_model_path, "copy")
+    shutil.copytree(tiny_model_path, "torn")
+    Path("torn/SHA256SUMS").write_text("half a line")
     result = evaluate(here(), ["copy"], folder="out")["evaluations"]["letters"]
     base, copy = ([row["segments"] for row in rows(f"out/letters/{name}.jsonl")] for name in ("base", "copy"))
     assert base == copy
@@ -239,6 +241,7 @@ def test_settings_that_do_not_matter_may_change(here):
         (["empty"], "empty holds no checkpoint: neither trainer.pt of a run, nor a saved model's config.json"),
         (["begun"], "the run begun has no checkpoint in begun/checkpoints"),
         (["copy", "copy"], "is given 2 times"),
+        (["torn"], "is damaged: SHA256SUMS is torn; give another"),
         (["--no-base"], "there is nothing to evaluate"),
         (["eval={}"], "there is no eval section"),
         (["other"], "other: its tokenizer is not that of base: 262 tokens against 261, 1 of them"),
@@ -257,6 +260,8 @@ def test_mistakes_are_told_in_a_line(here, capsys, tiny_model_path, arguments, t
     shutil.copy("tiny.yaml", "begun/config.yaml")
     Path("begun/metrics.jsonl").touch()
     shutil.copytree(tiny_model_path, "copy")
+    shutil.copytree(tiny_model_path, "torn")
+    Path("torn/SHA256SUMS").write_text("half a line")
     shutil.copytree(tiny_model_path, "other")
     tokenizer = AutoTokenizer.from_pretrained("other")
     tokenizer.add_tokens(["<|new|>"])

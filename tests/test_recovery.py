@@ -68,6 +68,31 @@ def test_a_bad_step_stops_the_run(make):
     assert checkpoint.load(checkpoint.latest(run.folder))["step"] == 3
 
 
+def test_a_damaged_checkpoint_is_not_gone_back_to(make, caplog):
+    class Damages:
+        def on_start(self, state): ...
+        def on_step(self, state): ...
+        def on_end(self, state): ...
+        def load_state_dict(self, state): ...
+        def state_dict(self):
+            return {}
+
+        def before_update(self, state):
+            if state.step == 4:  # that of step 4 is the newest
+                newest = checkpoint.latest(state.folder) / checkpoint.STATE
+                newest.write_bytes(newest.read_bytes()[:-1])
+
+    run = make(
+        steps=6,
+        advantage=Breaks({5}),
+        update={"on_bad": "rollback"},
+        checkpoint={"every": 1},
+        hooks=[PLAIN_LOG, Damages()],
+    ).fit()
+    assert run.series("update/rolled_back")[1].tolist() == [3]
+    assert "now called step-4.damaged; taking step-3" in caplog.text
+
+
 def test_a_bad_step_goes_back(make, caplog):
     """To the last checkpoint; the tasks go on, and so does the schedule."""
     spy, kept = watched(5)

@@ -152,7 +152,7 @@ def test_a_source_that_is_not_bound_yet_is_looked_into_and_plays_nothing(config)
 def test_the_limits_of_the_workers_are_those_of_the_configuration(config):
     limits = {"workers": 1, "timeout": 3.0, "prepare_timeout": None, "memory_gb": 2.0}
     with Session(config(verification=limits | {"on_error": "stop"})) as session:
-        assert session.collector._limits == limits
+        assert session.collector._pools.limits == limits
         assert session.collector.on_error == "stop"
 
 

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from hone import hangs
 from hone.seats import Environment, Sampler, SamplingParams, Verifier
 from hone.types import Group, Score, Task, Trajectory
-from hone.verifiers.pool import VerifierPool
+from hone.verifiers.pool import Pools, VerifierPool
 
 log = logging.getLogger("hone")
 T = TypeVar("T")
@@ -65,9 +65,8 @@ class Collector:
         self.environment, self.sampler, self.verifier = environment, sampler, verifier
         self.on_error, self.patience = on_error, patience
         self.seconds = {"sample": 0.0, "verify": 0.0}
-        self._limits = limits
-        self._pools: list[tuple[Verifier, VerifierPool]] = []
-        self._last = self._pool(verifier)  # its workers start while the model loads
+        self._pools = Pools(**limits)
+        self._last = self._pools.of(verifier)  # its workers start while the model loads
         self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
         self._loop = self._runner.get_loop()
         self._closing = asyncio.Event()
@@ -103,7 +102,7 @@ class Collector:
             HangError: If it takes longer than ``patience``.
         """
         started = time.perf_counter()
-        self._last = self._pool(verifier or self.verifier)
+        self._last = self._pools.of(verifier or self.verifier)
         judging = _Judge(self._last, self.on_error)
         try:
             work = self._play(environment or self.environment, tasks, n, params, judging, finished)
@@ -165,8 +164,7 @@ class Collector:
 
     def close(self) -> None:
         """Stop the workers and the loop, and whatever still plays in it."""
-        for _, pool in self._pools:
-            pool.close()
+        self._pools.close()
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._closing.set)
             self._thread.join(timeout=10)
@@ -202,13 +200,6 @@ class Collector:
         except ExceptionGroup as group:
             raise _first(group) from None
         return [play.result() for play in plays]
-
-    def _pool(self, verifier: Verifier) -> VerifierPool:
-        for known, pool in self._pools:
-            if known is verifier:
-                return pool
-        self._pools.append((verifier, VerifierPool(verifier, **self._limits)))
-        return self._pools[-1][1]
 
 
 class _Judge:

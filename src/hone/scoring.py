@@ -27,7 +27,7 @@ from hone.ledger import write_whole
 from hone.report.lines import JsonLines
 from hone.seats import Verifier
 from hone.types import Score, Segment, Task, Trajectory
-from hone.verifiers.pool import VerifierPool
+from hone.verifiers.pool import Pools
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -167,18 +167,11 @@ def _rejudge(
     progress: Callable[..., None],
 ) -> dict[str, Any]:
     lines, counts, sums = JsonLines(source), Counter(), Counter()
-    pools: list[tuple[Verifier, VerifierPool]] = []
-
-    def pool(verifier: Verifier) -> VerifierPool:
-        for known, made in pools:
-            if known is verifier:
-                return made
-        pools.append((verifier, VerifierPool(verifier, **limits)))
-        return pools[-1][1]
+    pools = Pools(**limits)
 
     async def judged(rows: Sequence[Row], first: int) -> list[Score]:
         asked = [remembered(row, f"{source}, line {first + i}") for i, row in enumerate(rows, start=1)]
-        return await asyncio.gather(*(pool(verifiers(row))(*pair) for row, pair in zip(rows, asked, strict=True)))
+        return await asyncio.gather(*(pools.of(verifiers(row))(*pair) for row, pair in zip(rows, asked, strict=True)))
 
     done = 0
     try:
@@ -190,8 +183,7 @@ def _rejudge(
             jsonl.append(target, (_compared(row, new, counts, sums) for row, new in zip(rows, scores, strict=True)))
             progress(name, "", done, len(lines))
     finally:
-        for _, made in pools:
-            made.close()
+        pools.close()
     return {
         "answers": done,
         "old": sums["old"] / counts["old"] if counts["old"] else None,

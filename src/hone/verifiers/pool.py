@@ -171,3 +171,31 @@ class VerifierPool:
 
 class _UnreadyError(Exception):
     """No worker got ready in time."""
+
+
+class Pools:
+    """A pool for each verifier, made when it is first asked for.
+
+    Args:
+        limits: Of every :class:`VerifierPool`.
+    """
+
+    def __init__(self, **limits: Any) -> None:
+        self.limits = limits
+        self._made: list[tuple[Callable[[Task, Trajectory], Any], VerifierPool]] = []
+
+    def of(self, verifier: Callable[[Task, Trajectory], Any]) -> VerifierPool:
+        """The pool of this very verifier."""
+        for known, pool in self._made:
+            if known is verifier:
+                return pool
+        self._made.append((verifier, VerifierPool(verifier, **self.limits)))
+        return self._made[-1][1]
+
+    def __len__(self) -> int:
+        return len(self._made)
+
+    def close(self) -> None:
+        """Stop the workers of all."""
+        for _, pool in self._made:
+            pool.close()
