@@ -288,9 +288,9 @@ def test_other_settings_are_refused_with_what_differs(here, capsys, tiny_model_p
     ]
     assert main(["eval", "tiny.yaml", "--output", "out", *changed]) == 2
     told = capsys.readouterr().err
-    assert "eval.letters.siblings: 4 there, 2 now" in told
-    assert "eval.letters.sampling.temperature: 1.0 there, 0.5 now" in told
-    assert "eval.letters.verifier: 'evaluation_parts:even' there, 'loop_parts:low' now" in told
+    assert "eval.letters.siblings: 4 -> 2\n" in told
+    assert "eval.letters.sampling.temperature: 1.0 -> 0.5\n" in told
+    assert 'eval.letters.verifier: "evaluation_parts:even" -> "loop_parts:low"' in told
     assert told.count("\n") == 4
     assert Path("out/results.json").read_bytes() == before
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from hone.build import describe, describe_settings
 from hone.candidates import Candidate
 from hone.config import Config, load_config
 from hone.folder import write_settings
+from hone.origin import changed
 
 ELSEWHERE = "give another --output"
 SHOWN = 12
@@ -37,27 +38,15 @@ def claim(folder: Path, config: Config) -> None:
 
 
 def _refuse_other_settings(written: Path, config: Config) -> None:
-    before, now = _settings(load_config(written)), _settings(config)
-    names = [name for name in {**before, **now} if before.get(name, _ABSENT) != now.get(name, _ABSENT)]
-    if names:
-        told = [
-            f"  {name}: {before.get(name, _ABSENT)!r:.200} there, {now.get(name, _ABSENT)!r:.200} now" for name in names
-        ]
+    told = [f"  {line}" for _, line in changed(_settings(load_config(written)), _settings(config))]
+    if told:
         more = [f"  and {len(told) - SHOWN} more"] if len(told) > SHOWN else []
         head = f"{written.parent} holds an evaluation with other settings; go back to them, or {ELSEWHERE}:"
         raise ValueError("\n".join([head, *told[:SHOWN], *more]))
 
 
-class _Absent:
-    def __repr__(self) -> str:
-        return "nothing"
-
-
-_ABSENT = _Absent()
-
-
 def _settings(config: Config) -> dict[str, Any]:
-    """Every setting that the answers or the verdicts depend on, by its path."""
+    """Every setting that the answers or the verdicts depend on."""
     parts: dict[str, Any] = {"model": describe(config.model), "sampler": next(iter(_named(describe(config.sampler))))}
     for name, part in config.eval.items():
         spec = describe_settings(part)
@@ -66,19 +55,11 @@ def _settings(config: Config) -> dict[str, Any]:
         parts[f"eval.{name}"] = {key: value for key, value in spec.items() if key != "every"}
     if processors := getattr(config.sampler, "processors", None):
         parts["sampler.processors"] = [describe(processor) for processor in processors]
-    return dict(_flat("", parts))
+    return parts
 
 
 def _named(spec: Any) -> Mapping[str, Any]:
     return spec if isinstance(spec, Mapping) else {spec: {}}
-
-
-def _flat(path: str, value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping) and value:
-        for name, inner in value.items():
-            yield from _flat(f"{path}.{name}" if path else str(name), inner)
-    else:
-        yield path, value
 
 
 def identify(folder: Path, candidate: Candidate, weights: str | None) -> None:

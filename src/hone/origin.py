@@ -55,8 +55,8 @@ def accept(path: Path, now: Origin, allow: Sequence[str]) -> bool:
         ValueError: Something else differs.
     """
     before = checkpoint.read_about(path)
-    changed = dict(_changed(before.get("settings", {}), now["settings"]))
-    refused = [line for where, line in changed.items() if "settings" not in allow and not _is_under(where, allow)]
+    other = dict(changed(before.get("settings", {}), now["settings"]))
+    refused = [line for where, line in other.items() if "settings" not in allow and not _is_under(where, allow)]
     if refused:
         raise ValueError(
             f"{path}: these settings are not those of the run; give them as key=value to go on with them, or allow "
@@ -66,14 +66,14 @@ def accept(path: Path, now: Origin, allow: Sequence[str]) -> bool:
     if data and "data" not in allow:
         told = "\n".join(f"  {line}" for line in data)
         raise ValueError(f'{path}: the data are not those of the run; allow "data" to go on with them:\n{told}')
-    for line in (*changed.values(), *data):
+    for line in (*other.values(), *data):
         log.info("changed: %s", line)
-    for _, line in _changed(before.get("versions", {}), now["versions"]):
+    for _, line in changed(before.get("versions", {}), now["versions"]):
         log.warning("another version than the checkpoint's, so results may differ: %s", line)
-    return bool(changed or data)
+    return bool(other or data)
 
 
-def _changed(before: Any, now: Any) -> Iterator[tuple[str, str]]:
+def changed(before: Any, now: Any) -> Iterator[tuple[str, str]]:
     """Paths, and what is other there now."""
     old, new = dict(_leaves(before)), dict(_leaves(now))
     for where in dict.fromkeys((*old, *new)):
