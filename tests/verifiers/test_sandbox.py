@@ -5,11 +5,13 @@ import secrets
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
+from hone.verifiers import sandbox
 from hone.verifiers.jail import wire
 from hone.verifiers.sandbox import Limits, Sandbox, SandboxError
 
@@ -159,6 +161,22 @@ for family, address in ((socket.AF_INET, {server.getsockname()!r}), (socket.AF_I
         assert printed(program).status == 1
         roomy = Limits(memory_mb=2048, cpu_seconds=8)
         assert printed(program, packages=True, limits=roomy).text == "3\n"
+
+    def test_packages_may_lie_under_tmp(self, monkeypatch):
+        """As they do where the whole project was cloned to there; what else is in it stays hidden, and all read-only."""
+        with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+            Path(folder, "packages").mkdir()
+            Path(folder, "packages", "brought.py").write_text("number = 7")
+            Path(folder, "secret").write_text("42")
+            monkeypatch.setattr(sandbox, "_packages", lambda: [f"{folder}/packages"])
+            program = f"""import brought, os
+print(brought.number, os.listdir({folder!r}))
+try:
+    open({folder!r} + "/packages/more", "w")
+except OSError as error:
+    print(error.strerror)
+"""
+            assert printed(program, packages=True).text == "7 ['packages']\nRead-only file system\n"
 
 
 @isolated

@@ -61,7 +61,7 @@ def _inside(job: dict, proc: int | None, fds: list[int]) -> None:
     namespaces.die_with_parent()
     limits = job["limits"]
     if proc is not None:
-        namespaces.leave_supervisor(proc, job["tmp"])
+        namespaces.leave_supervisor(proc, job["tmp"], job["visible"])
         os.chdir("/tmp")
     _keep(fds)
     if proc is not None:

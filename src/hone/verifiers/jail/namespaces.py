@@ -57,14 +57,20 @@ def leave_host(proc: int) -> None:
     _write(proc, "self/oom_score_adj", "1000", optional=True)  # should memory run out, this goes first
 
 
-def leave_supervisor(proc: int, tmp_bytes: int) -> None:
+def leave_supervisor(proc: int, tmp_bytes: int, visible: list[str]) -> None:
     """Move on into the candidate's: users (so that its processes are counted apart), mounts, process ids for children.
 
-    ``/tmp`` becomes an empty one of its own.
+    ``/tmp`` becomes one of its own, empty but for ``visible`` folders that lie in it.
     """
     _unshare_users(_NEWNS | _NEWPID, proc)
     _write(proc, "sys/user/max_user_namespaces", "0", optional=True)  # no new ones, where one has capabilities again
+    covered = {path: os.open(path, os.O_PATH) for path in visible if path.startswith("/tmp/")}
     _mount("tmpfs", "/tmp", "tmpfs", _MS_NOSUID | _MS_NODEV, f"size={tmp_bytes},nr_inodes=4096,mode=1777")
+    for path, fd in covered.items():
+        os.makedirs(path)
+        os.fchdir(fd)  # there is no /proc here by which a descriptor could be named
+        _mount(".", path, None, _MS_BIND | _MS_REC)
+        os.close(fd)
 
 
 def _unshare_users(flags: int, proc: int) -> None:
