@@ -163,7 +163,7 @@ for family, address in ((socket.AF_INET, {server.getsockname()!r}), (socket.AF_I
         assert printed(program, packages=True, limits=roomy).text == "3\n"
 
     def test_packages_may_lie_under_tmp(self, monkeypatch):
-        """As they do where the whole project was cloned to there; what else is in it stays hidden, and all read-only."""
+        """As where the whole project was cloned to there; what else is in it stays hidden, and all is read-only."""
         with tempfile.TemporaryDirectory(dir="/tmp") as folder:
             Path(folder, "packages").mkdir()
             Path(folder, "packages", "brought.py").write_text("number = 7")
