@@ -162,7 +162,11 @@ def batches(groups: Sequence[Group], policy: Policy, *, tokens: int, temperature
     """The micro-batches of groups, laid out as the policy can take them, of at most ``tokens`` steps."""
     laid = rows(groups, shares_context=policy.shares_context, packs=policy.packs, tokens=tokens)
     micro = micro_batches(laid, tokens, packs=policy.packs)
-    return [batch(some, policy.encode, temperature=temperature) for some in micro]
+    made = [batch(some, policy.encode, temperature=temperature) for some in micro]
+    if any(trajectory.version != policy.version for group in groups for trajectory in group):
+        for one in made:
+            one.sampled_entropies = None
+    return made
 
 
 def batch(laid: Sequence[Row], encode: Callable[[Sequence[Row]], Mapping[str, Any]], *, temperature: float) -> Batch:
@@ -170,9 +174,11 @@ def batch(laid: Sequence[Row], encode: Callable[[Sequence[Row]], Mapping[str, An
     inputs = encode(laid)
     width = max(map(len, laid))
     device = next(value.device for value in inputs.values() if isinstance(value, Tensor))
-    fields = {name: torch.zeros(len(laid), width) for name in ("mask", "advantages", "sampled", "reference")}
+    fields = {
+        name: torch.zeros(len(laid), width) for name in ("mask", "advantages", "sampled", "entropies", "reference")
+    }
     ids = {name: torch.full((len(laid), width), -1) for name in ("trajectory", "group")}
-    has_reference = False
+    has_reference, has_entropies = False, True
     for b, row in enumerate(laid):
         for at, segment, branch in _trained(row):
             steps = slice(at, at + len(segment))
@@ -183,6 +189,8 @@ def batch(laid: Sequence[Row], encode: Callable[[Sequence[Row]], Mapping[str, An
             ids["group"][b, steps] = branch.group
             fields["reference"][b, steps] = _per_step(segment, segment.reference_logprobs)
             has_reference |= bool(segment.reference_logprobs)
+            fields["entropies"][b, steps] = _per_step(segment, segment.entropies)
+            has_entropies &= bool(segment.entropies)
     fields = {name: value.to(device) for name, value in fields.items()}
     ids = {name: value.to(device) for name, value in ids.items()}
     return Batch(
@@ -193,6 +201,7 @@ def batch(laid: Sequence[Row], encode: Callable[[Sequence[Row]], Mapping[str, An
         trajectory=ids["trajectory"],
         group=ids["group"],
         temperature=temperature,
+        sampled_entropies=fields["entropies"] if has_entropies else None,
         reference_logprobs=fields["reference"] if has_reference else None,
     )
 
@@ -200,7 +209,9 @@ def batch(laid: Sequence[Row], encode: Callable[[Sequence[Row]], Mapping[str, An
 def _per_step(segment: Segment, values: Sequence[float]) -> Tensor:
     """The values; where a segment has none, NaN, so that whatever reads them cannot go wrong in silence."""
     if values and len(values) != len(segment):
-        raise ValueError(f"segment {segment.name!r} has {len(segment)} steps but {len(values)} log-probabilities")
+        raise ValueError(
+            f"segment {segment.name!r} has {len(segment)} steps but {len(values)} log-probabilities or entropies"
+        )
     return torch.tensor(values or [torch.nan] * len(segment))
 
 

@@ -33,6 +33,7 @@ class SamplingParams:
         min_p: Keep tokens at least this fraction as likely as the likeliest.
         stop: Strings that end a sample; the string itself is kept.
         max_tokens: Most tokens per sample.
+        entropies: Record the entropy of each draw; a run asks for it where its objective can use it.
     """
 
     temperature: float = Field(1.0, ge=0)
@@ -41,6 +42,7 @@ class SamplingParams:
     min_p: float = Field(0.0, ge=0, lt=1)
     stop: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)
     max_tokens: int = Field(256, ge=1)
+    entropies: bool = False
     seed: int = 0
 
     def keyed(self, *parts: int | str) -> SamplingParams:

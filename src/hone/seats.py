@@ -237,6 +237,8 @@ class StepField(Protocol):
 class Objective(Protocol):
     """Turns a micro-batch into a loss. ``reads_reference`` asks the trainer to keep a reference policy.
 
+    ``reads_entropies = True`` asks the sampler to record the entropy of each draw, for ``batch.sampled_entropies``.
+
     If it has ``survey(policy, batches)``, that is called before each optimiser step with all of its micro-batches.
     """
 

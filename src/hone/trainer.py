@@ -165,7 +165,8 @@ class Trainer:
         """Play groups until enough pass the gate, at most ``max_rounds`` times (DAPO's dynamic sampling)."""
         stage, groups, kept = self.stage, [], []
         seconds = {"sample": 0.0, "verify": 0.0}
-        params = replace(stage.sampling, seed=stage.seed)
+        entropies = stage.sampling.entropies or getattr(stage.objective, "reads_entropies", False)
+        params = replace(stage.sampling, seed=stage.seed, entropies=entropies)
         for turn in range(stage.max_rounds):
             wanted = stage.prompts - sum(kept)
             tasks = list(islice(stage.tasks, wanted))
@@ -201,15 +202,8 @@ class Trainer:
         stages = config.every_stage()
         if any(reads_reference(part) for stage in stages for part in (stage.objective, *stage.shapers)):
             self.reference = self.policy.frozen_copy()
-        self.learner = Learner(
-            self.policy,
-            config.objective,
-            config.optimizer,
-            config.update,
-            steps=config.steps,
-            temperature=config.sampling.temperature,
-            seed=config.seed,
-        )
+        course = {"steps": config.steps, "temperature": config.sampling.temperature, "seed": config.seed}
+        self.learner = Learner(self.policy, config.objective, config.optimizer, config.update, **course)
         self.state = State(
             0,
             config.steps,

@@ -56,6 +56,7 @@ class Segment:
         text: The decoded actions, for verifiers and logs; never tokenised again.
         train: Whether these steps receive a gradient.
         reference_logprobs: Under the reference policy; filled by the trainer only where something reads them.
+        entropies: In nats, of the distributions that the policy sampled from; empty where not recorded.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Segment:
     text: str = ""
     train: bool = False
     reference_logprobs: tuple[float, ...] = ()
+    entropies: tuple[float, ...] = ()
 
     def __len__(self) -> int:
         return len(self.actions)
@@ -91,8 +93,7 @@ class Score:
         value: The reward, usually in [0, 1]; None if and only if there is an ``error``.
         parts: Named components for the logs (for a weighted combination, each one's own value).
         error: What went wrong in judging, with its type.
-        answer: The final answer as the verifier read it, the same text for equal answers, so that siblings can be
-            counted as votes; None where there is none, or where the verifier reads no such thing.
+        answer: The final answer as the verifier read it, the same text for equal ones, which makes it a vote; or None.
     """
 
     value: float | None
@@ -177,8 +178,7 @@ class Group:
     Attributes:
         task: What was asked.
         trajectories: Those that are compared.
-        aside: Others that were played to judge these (a blind retry, the further retries of a reflection): they are
-            logged and their tokens counted, and they are neither compared nor trained on.
+        aside: Others that were played to judge these: they are logged, and neither compared nor trained on.
         metrics: How it was played, by the name of the metric; a step logs the mean over its groups.
     """
 
@@ -212,8 +212,7 @@ class Branch:
     Attributes:
         segments: Its own steps.
         parent: Place in the row of the branch that it continues; -1 if none.
-        trajectory: Index within the update of the trajectory that it ends, cut after the last trained step; -1 for a
-            branch that several share, of which nothing is trained.
+        trajectory: Index within the update of the trajectory that it ends, after its last trained step; -1 if shared.
         group: Index of the group within the update.
         advantage: Of the trajectory.
     """
@@ -256,8 +255,8 @@ class Batch:
         temperature: Of sampling; the policy divides its logits by it.
         seed: Keys the draws of the optimiser step that the batch belongs to.
         fields: Values of step fields that were computed over the whole mini-batch, by the field's place.
-        old_logprobs: ``[B, T]`` under the weights at the start of the update, by the trainer's own kernels; None
-            while the update is on-policy, where the current ones take their place and the ratio is exactly 1.
+        sampled_entropies: ``[B, T]`` float32, likewise; None where not recorded, or of other weights than the current.
+        old_logprobs: ``[B, T]`` at the start of the update, by the trainer; None on-policy, where the ratio is 1.
         reference_logprobs: ``[B, T]`` under the reference policy; None where nothing reads them.
     """
 
@@ -270,6 +269,7 @@ class Batch:
     temperature: float = 1.0
     seed: int = 0
     fields: dict[str, Tensor] = field(default_factory=dict)
+    sampled_entropies: Tensor | None = None
     old_logprobs: Tensor | None = None
     reference_logprobs: Tensor | None = None
 

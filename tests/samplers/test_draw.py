@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hone.samplers.draw import BLOCK, Rules, _invert, draw, fetched, truncate, uniform
+from hone.samplers.draw import BLOCK, Drawn, Rules, _invert, draw, fetched, truncate, uniform
 from hone.seats import SamplingParams
 
 CPU = torch.device("cpu")
@@ -23,7 +23,7 @@ def kept(logits, **params):
 def many(logits, n, **params):
     """``n`` draws of one distribution, each under a seed of its own."""
     each = Rules.stack([SamplingParams(seed=seed, **params) for seed in range(n)], CPU)
-    return draw(logits.expand(n, -1), each, torch.zeros(n, dtype=torch.int64))
+    return draw(logits.expand(n, -1), each, torch.zeros(n, dtype=torch.int64))[:2]
 
 
 def log(*probabilities):
@@ -109,14 +109,14 @@ def test_the_ends_of_the_unit_interval(monkeypatch, u, first):
     for _ in range(200):
         logits = torch.full((1, 300), -torch.inf)
         logits[0, first : first + 150] = 3 * torch.randn(150)
-        tokens, _ = draw(logits, rules(), torch.zeros(1, dtype=torch.int64))
+        tokens = draw(logits, rules(), torch.zeros(1, dtype=torch.int64)).tokens
         assert first <= tokens.item() < first + 150
 
 
 def test_a_large_vocabulary_is_inverted_as_by_one_cumulative_sum():
     torch.manual_seed(0)
     logits = 4 * torch.randn(64, 50_257)  # the last block is not full
-    tokens, logprobs = draw(
+    tokens, logprobs, _ = draw(
         logits, Rules.stack([SamplingParams(seed=seed) for seed in range(64)], CPU), torch.arange(64)
     )
     probs = logits.double().softmax(-1)
@@ -134,9 +134,9 @@ def test_a_row_draws_the_same_alone_and_among_others(size):
     torch.manual_seed(size)
     logits, position = 3 * torch.randn(64, size), torch.arange(64)
     params = [SamplingParams(seed=i, temperature=(0.0, 0.7, 1.0)[i % 3]) for i in range(64)]
-    tokens, logprobs = draw(logits, Rules.stack(params, CPU), position)
+    tokens, logprobs, _ = draw(logits, Rules.stack(params, CPU), position)
     for i in range(64):
-        token, logprob = draw(logits[i : i + 1], Rules.stack(params[i : i + 1], CPU), position[i : i + 1])
+        token, logprob, _ = draw(logits[i : i + 1], Rules.stack(params[i : i + 1], CPU), position[i : i + 1])
         assert (token.item(), logprob.item()) == (tokens[i].item(), logprobs[i].item())
 
 
@@ -156,16 +156,37 @@ def test_a_number_on_the_border_of_two_blocks():
 @pytest.mark.parametrize("temperature", [0, 1])
 def test_what_is_no_distribution_is_refused(bad, temperature):
     logits, positions = torch.tensor([[1.0, 2.0], bad]), torch.zeros(2, dtype=torch.int64)
-    tokens, logprobs = draw(logits, rules(2, temperature=temperature), positions)
-    assert logprobs.isnan().tolist() == [False, True]
-    assert tokens.max() < 2  # the token itself may be looked up, whatever it is
+    drawn = draw(logits, rules(2, temperature=temperature), positions)
+    assert drawn.logprobs.isnan().tolist() == [False, True]
+    assert drawn.tokens.max() < 2  # the token itself may be looked up, whatever it is
     with pytest.raises(FloatingPointError, match="logits are NaN"):
-        fetched(tokens, logprobs)
+        fetched(drawn)
 
 
 def test_what_is_fetched_is_exact():
     tokens, logprobs = torch.tensor([0, 2**31 - 1]), torch.tensor([-0.1, -123.456])
-    assert fetched(tokens, logprobs) == ([0, 2**31 - 1], logprobs.tolist())
+    assert fetched(Drawn(tokens, logprobs)) == ([0, 2**31 - 1], logprobs.tolist(), [])
+    entropies = torch.tensor([0.1, 10.0], dtype=torch.float64)
+    assert fetched(Drawn(tokens, logprobs, entropies)) == ([0, 2**31 - 1], logprobs.tolist(), [0.1, 10.0])
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_the_entropy_of_each_draw(temperature):
+    logits = torch.tensor([log(0.2, 0.5, 0.3), log(1 / 3, 1 / 3, 1 / 3), [0.0, -torch.inf, -torch.inf]])
+    drawn = draw(logits, rules(3, temperature=temperature, entropies=True), torch.zeros(3, dtype=torch.int64))
+    powers = [p ** (1 / temperature) for p in (0.2, 0.5, 0.3)]
+    probs = [p / sum(powers) for p in powers]
+    assert drawn.entropies.tolist() == pytest.approx([-sum(p * math.log(p) for p in probs), math.log(3), 0.0], abs=1e-6)
+
+
+def test_to_record_entropies_changes_no_draw():
+    torch.manual_seed(0)
+    logits, positions = 3 * torch.randn(64, 1000), torch.arange(64)
+    plain, recorded = (draw(logits, rules(64, entropies=asked), positions) for asked in (False, True))
+    assert plain.entropies is None
+    assert torch.equal(plain.tokens, recorded.tokens)
+    assert torch.equal(plain.logprobs, recorded.logprobs)
+    assert torch.allclose(recorded.entropies.float(), torch.distributions.Categorical(logits=logits).entropy())
 
 
 def test_one_token_alone():
@@ -193,9 +214,9 @@ def test_rows_with_different_rules_stand_beside_each_other():
         )
     ]
     position = torch.arange(6)
-    together = draw(logits, Rules.stack(params, CPU), position)
+    together = draw(logits, Rules.stack(params, CPU), position)[:2]
     for i, p in enumerate(params):
-        alone = draw(logits[i : i + 1], Rules.stack([p], CPU), position[i : i + 1])
+        alone = draw(logits[i : i + 1], Rules.stack([p], CPU), position[i : i + 1])[:2]
         assert [x.item() for x in alone] == [x[i].item() for x in together]
 
 
@@ -204,7 +225,7 @@ def test_the_same_key_draws_the_same_and_others_draw_others():
     tokens, _ = many(logits, 200)
     assert torch.equal(tokens, many(logits, 200)[0])
     assert len(set(tokens.tolist())) > 150
-    positions, _ = draw(logits.expand(200, -1), rules(200, seed=5), torch.arange(200))
+    positions = draw(logits.expand(200, -1), rules(200, seed=5), torch.arange(200)).tokens
     assert len(set(positions.tolist())) > 150
 
 

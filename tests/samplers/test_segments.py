@@ -22,6 +22,12 @@ def test_by_hand():
     )
 
 
+def test_entropies_go_with_what_was_sampled():
+    values = ([-1.0, -2.0, -9.0, -3.0], {2}, decode, [0.1, 0.2, 0.9, 0.3])
+    assert [part.entropies for part in segments([*b"abWc"], *values)] == [(0.1, 0.2), (), (0.3,)]
+    assert segments([*b"ab"], [-1.0, -2.0], (), decode, [0.1, 0.2])[0].entropies == (0.1, 0.2)
+
+
 def test_a_character_in_two_segments_goes_to_the_second():
     found = segments([*"né".encode()], [0.0] * 3, {2}, decode)
     assert [part.text for part in found] == ["n", "é"]

@@ -27,6 +27,7 @@ def uneven(group: Group) -> Group:
     first, *rest = (replace(t, advantage=1.0) for t in group)
     at = max(i for i, segment in enumerate(first.segments) if segment.train)
     half = -(-len(first.segments[at]) // 2)
-    cut = {name: getattr(first.segments[at], name)[:half] for name in ("actions", "logprobs", "reference_logprobs")}
+    arrays = ("actions", "logprobs", "reference_logprobs", "entropies")
+    cut = {name: getattr(first.segments[at], name)[:half] for name in arrays}
     segments = [*first.segments[:at], replace(first.segments[at], **cut)]
     return Group(group.task, [replace(first, segments=segments), *rest])

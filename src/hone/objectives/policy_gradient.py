@@ -38,16 +38,24 @@ class PolicyGradient:
         """Whether a part reads the reference policy's log-probabilities."""
         return any(reads_reference(part) for part in (*self.weights, *self.penalties))
 
+    @property
+    def reads_entropies(self) -> bool:
+        """Whether entropies that the sampler records spare a pass; see :meth:`survey`."""
+        return bool(self._pooled())
+
     @torch.no_grad()
     def survey(self, policy: Policy, batches: Sequence[Batch]) -> None:
         """Show a whole mini-batch to the fields that pool over it, before the gradient of its first part.
 
-        That costs a forward pass, unless the mini-batch is one micro-batch: then each field sees it whole anyhow.
+        What the sampler saw with the same weights is what they are shown, where it has recorded it all. Otherwise that
+        costs a forward pass, unless the mini-batch is one micro-batch: then each field sees it whole anyhow.
         """
-        pooled = {place: part for place, part in self._fields().items() if getattr(part, "pooled", False)}
-        if not pooled or (len(batches) == 1 and not ranks.several()):
+        pooled = self._pooled()
+        scores = [_as_sampled(batch) for batch in batches]
+        if not pooled or (None in scores and len(batches) == 1 and not ranks.several()):
             return
-        scores = [policy.score(batch) for batch in batches]
+        if None in scores:
+            scores = [policy.score(batch) for batch in batches]
         for place, part in pooled.items():
             for batch, values in zip(batches, part.over(scores, batches), strict=True):
                 batch.fields[place] = values
@@ -74,6 +82,10 @@ class PolicyGradient:
         if penalties:
             metrics |= self._contributions(terms, batch)
         return Loss(total, weight, metrics | self._metrics(scores, log_ratio.detach(), old, batch))
+
+    def _pooled(self) -> dict[str, StepField]:
+        """The fields that pool over a mini-batch, by their places."""
+        return {place: part for place, part in self._fields().items() if getattr(part, "pooled", False)}
 
     def _fields(self) -> dict[str, StepField]:
         """Every field by its place: the weights, and behind them the penalties, each with its name."""
@@ -112,6 +124,13 @@ class PolicyGradient:
             "mismatch/max": gap.abs().max(),
         }
         return {name: (float(value), count) for name, value in sums.items()}
+
+
+def _as_sampled(batch: Batch) -> Scores | None:
+    """What the sampler saw, if it has recorded it, and with the weights that the update has."""
+    if batch.sampled_entropies is None or batch.old_logprobs is not None:
+        return None
+    return Scores(batch.sampled_logprobs, batch.sampled_entropies)
 
 
 def _name(part: StepField) -> str:

@@ -21,8 +21,11 @@ Differs from the paper in:
 
 - The text says "batch" in one place and "(micro-)batch" in another; the authors' code takes one micro-batch of one
   process. The default here is the mini-batch of an optimiser step, over all its micro-batches and processes, for then
-  the selection depends on neither. Where there are several, that costs one more forward pass, which
-  ``pool: micro_batch`` does not.
+  the selection depends on neither.
+- That pool has to be known before the gradient of its first part. While on-policy, the entropies are those that the
+  native sampler saw when it drew the tokens, with the very weights that are updated: H_t by its kernels, which in
+  bfloat16 differ by rounding. Where it recorded none (another sampler, ``top_p``, a processor), at stale weights, and
+  from the second optimiser step on, a further forward pass tells, which ``pool: micro_batch`` does not need.
 - The text keeps all steps at the threshold; the authors' code keeps an exact number, k = max(1, ceil(keep n)), and so
   does the default. Ties are broken by process, trajectory and step, in this order, never by layout. Processes that
   hold consecutive parts of a mini-batch choose as one process would.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ class Rules:
     min_p: Tensor
     truncated: bool
     greedy: bool
+    entropies: bool
 
     @classmethod
     def stack(cls, params: Sequence[SamplingParams], device: torch.device) -> Rules:
@@ -42,10 +44,25 @@ class Rules:
             min_p=column("min_p", torch.float32),
             truncated=any(p.truncated for p in params),
             greedy=any(p.temperature == 0 for p in params),
+            entropies=any(p.entropies for p in params),
         )
 
 
-def draw(logits: Tensor, rules: Rules, position: Tensor) -> tuple[Tensor, Tensor]:
+class Drawn(NamedTuple):
+    """One token a row.
+
+    Attributes:
+        tokens: ``[B]`` int64.
+        logprobs: ``[B]`` float32, of the distribution that was drawn from; NaN where a row is none.
+        entropies: ``[B]`` float64 in nats, of the same distribution; None where the rules ask for none.
+    """
+
+    tokens: Tensor
+    logprobs: Tensor
+    entropies: Tensor | None = None
+
+
+def draw(logits: Tensor, rules: Rules, position: Tensor) -> Drawn:
     """Draw one token a row by inverting the cumulative distribution at a keyed uniform number.
 
     The number depends on (seed, position) alone, so a row draws the same token whatever else is in the batch. A
@@ -55,10 +72,6 @@ def draw(logits: Tensor, rules: Rules, position: Tensor) -> tuple[Tensor, Tensor
         logits: ``[B, V]``, any float type, any device.
         rules: Of ``B`` rows.
         position: ``[B]`` int64: how many tokens the row has sampled before; where the rules are.
-
-    Returns:
-        Tokens ``[B]`` int64 and their log-probabilities ``[B]`` float32, of the distribution that was drawn from; NaN
-        where a row is none, which :func:`fetched` refuses.
     """
     temperature = torch.where(rules.temperature == 0, 1.0, rules.temperature)[:, None]
     rows, size = logits.shape
@@ -69,24 +82,35 @@ def draw(logits: Tensor, rules: Rules, position: Tensor) -> tuple[Tensor, Tensor
         scaled = truncate(scaled, rules)
     highest = scaled.amax(-1, keepdim=True)
     likeliest = scaled.argmax(-1) if rules.greedy else None
-    tokens, total = _invert(scaled.sub_(highest).exp_(), uniform(rules.seed, position))
+    scaled.sub_(highest)
+    weights = scaled.exp() if rules.entropies else scaled.exp_()
+    tokens, total = _invert(weights, uniform(rules.seed, position))
     tokens = tokens.clamp(max=size - 1)  # of a row that is no distribution
     if likeliest is not None:
         tokens = torch.where(rules.temperature == 0, likeliest, tokens)
     chosen = logits.gather(-1, tokens[:, None].to(logits.device)).to(temperature.device).float() / temperature
-    return tokens, (chosen - highest)[:, 0] - total.log().float()
+    logprobs = (chosen - highest)[:, 0] - total.log().float()
+    return Drawn(tokens, logprobs, _entropy(weights, scaled, total) if rules.entropies else None)
 
 
-def fetched(tokens: Tensor, logprobs: Tensor) -> tuple[list[int], list[float]]:
-    """Both on the host, in one transfer: the only time in a decode step that it waits for the device.
+def fetched(drawn: Drawn) -> tuple[list[int], list[float], list[float]]:
+    """All on the host, in one transfer: the only time in a decode step that it waits for the device.
 
     Raises:
         FloatingPointError: If a row was no distribution.
     """
-    numbers, values = torch.stack([tokens.double(), logprobs.double()]).tolist()  # float64 holds either exactly
+    numbers, values, *entropies = torch.stack([x.double() for x in drawn if x is not None]).tolist()  # exact for each
     if not all(map(math.isfinite, values)):
         raise FloatingPointError("sampler: the logits are NaN, infinite or all -inf; blame the weights or a processor")
-    return [int(number) for number in numbers], values
+    return [int(number) for number in numbers], values, entropies[0] if entropies else []
+
+
+def _entropy(weights: Tensor, exponents: Tensor, total: Tensor) -> Tensor:
+    """Of ``weights = exp(exponents)``, ``[B, V]``, which sum to ``total``, ``[B]``: ``log Z - sum w log w / Z``."""
+    lowest = torch.finfo(exponents.dtype).min
+    exponents.clamp_(min=lowest)  # 0 times -inf is no number, but 0 times this is 0
+    spread = torch.linalg.vecdot(weights, exponents).double()
+    return total.log() - spread / total
 
 
 def _invert(weights: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:

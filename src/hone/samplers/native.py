@@ -36,6 +36,7 @@ class Request:
     version: int
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    entropies: list[float] = field(default_factory=list)
     forced: set[int] = field(default_factory=set)
     """Positions of the tokens that a processor has imposed."""
 
@@ -169,7 +170,7 @@ class NativeSampler:
         for processor in self.processors:
             logits = processor(requests, logits)
         position = torch.tensor([len(request.tokens) for request in requests], device=rules.seed.device)
-        drawn, logprobs = fetched(*draw(logits, rules, position))
+        drawn, logprobs, entropies = fetched(draw(logits, rules, position))
         for processor in self.processors:
             if hasattr(processor, "replace"):
                 for row, token in processor.replace(requests, drawn).items():
@@ -178,6 +179,8 @@ class NativeSampler:
         for request, token, logprob in zip(requests, drawn, logprobs, strict=True):
             request.tokens.append(token)
             request.logprobs.append(logprob)
+        for request, entropy in zip(requests, entropies, strict=bool(entropies)):
+            request.entropies.append(entropy)
         self._leave()
 
     def _leave(self) -> None:
@@ -206,7 +209,10 @@ class NativeSampler:
         return "length" if len(request.tokens) >= request.params.max_tokens else None
 
     def _completion(self, request: Request, stop: Stop) -> Completion:
-        made = segments(request.tokens, request.logprobs, request.forced, self.renderer.decode)
+        # Of a distribution that was cut or processed, the entropy is not the policy's.
+        whole = request.params.entropies and not (request.params.truncated or self.processors)
+        entropies = request.entropies if whole else ()
+        made = segments(request.tokens, request.logprobs, request.forced, self.renderer.decode, entropies)
         return Completion(made, stop, request.version)
 
     def _enter(self) -> None:

@@ -11,6 +11,7 @@ def segments(
     logprobs: Sequence[float],
     forced: Collection[int],
     decode: Callable[[Sequence[int]], str],
+    entropies: Sequence[float] = (),
 ) -> tuple[Segment, ...]:
     """Cut a response where sampled tokens and imposed ones meet; only what was sampled trains.
 
@@ -22,22 +23,30 @@ def segments(
         logprobs: One for each; those of imposed tokens are left out.
         forced: The positions of the tokens that were imposed.
         decode: From tokens to text.
+        entropies: As the log-probabilities, or none at all.
     """
     whole = decode(tokens)
     if not forced:
-        return (Segment("response", "policy", tuple(tokens), tuple(logprobs), whole, train=True),)
+        return (_part(tokens, logprobs, entropies, whole),)
     made, at = [], 0
     for imposed, run in groupby(range(len(tokens)), forced.__contains__):
         positions = list(run)
         end = positions[-1] + 1
         until = len(whole) if end == len(tokens) else max(at, _shared(decode(tokens[:end]), whole))
-        values = () if imposed else tuple(logprobs[i] for i in positions)
-        actions = tuple(tokens[i] for i in positions)
-        made.append(
-            Segment("response", "forced" if imposed else "policy", actions, values, whole[at:until], train=not imposed)
-        )
+        actions, text = tuple(tokens[i] for i in positions), whole[at:until]
+        if imposed:
+            made.append(Segment("response", "forced", actions, text=text))
+        else:
+            values = ([found[i] for i in positions] if found else () for found in (logprobs, entropies))
+            made.append(_part(actions, *values, text))
         at = until
     return tuple(made)
+
+
+def _part(actions: Sequence[int], logprobs: Sequence[float], entropies: Sequence[float], text: str) -> Segment:
+    """What the policy sampled."""
+    values = {"logprobs": tuple(logprobs), "entropies": tuple(entropies)}
+    return Segment("response", "policy", tuple(actions), text=text, train=True, **values)
 
 
 def _shared(part: str, whole: str) -> int:
