@@ -13,6 +13,7 @@ from torch import Tensor
 from hone.seats import SamplingParams
 
 BLOCK = 128
+ROWS = 4
 
 
 @dataclass
@@ -82,15 +83,17 @@ def draw(logits: Tensor, rules: Rules, position: Tensor) -> Drawn:
         scaled = truncate(scaled, rules)
     highest = scaled.amax(-1, keepdim=True)
     likeliest = scaled.argmax(-1) if rules.greedy else None
-    scaled.sub_(highest)
-    weights = scaled.exp() if rules.entropies else scaled.exp_()
+    weights = scaled.sub_(highest).exp_()
     tokens, total = _invert(weights, uniform(rules.seed, position))
     tokens = tokens.clamp(max=size - 1)  # of a row that is no distribution
     if likeliest is not None:
         tokens = torch.where(rules.temperature == 0, likeliest, tokens)
     chosen = logits.gather(-1, tokens[:, None].to(logits.device)).to(temperature.device).float() / temperature
     logprobs = (chosen - highest)[:, 0] - total.log().float()
-    return Drawn(tokens, logprobs, _entropy(weights, scaled, total) if rules.entropies else None)
+    if not rules.entropies:
+        return Drawn(tokens, logprobs)
+    mean = _expected(logits, weights[:, :size], total) / temperature[:, 0]
+    return Drawn(tokens, logprobs, highest[:, 0] + total.log() - mean)
 
 
 def fetched(drawn: Drawn) -> tuple[list[int], list[float], list[float]]:
@@ -105,12 +108,15 @@ def fetched(drawn: Drawn) -> tuple[list[int], list[float], list[float]]:
     return [int(number) for number in numbers], values, entropies[0] if entropies else []
 
 
-def _entropy(weights: Tensor, exponents: Tensor, total: Tensor) -> Tensor:
-    """Of ``weights = exp(exponents)``, ``[B, V]``, which sum to ``total``, ``[B]``: ``log Z - sum w log w / Z``."""
-    lowest = torch.finfo(exponents.dtype).min
-    exponents.clamp_(min=lowest)  # 0 times -inf is no number, but 0 times this is 0
-    spread = torch.linalg.vecdot(weights, exponents).double()
-    return total.log() - spread / total
+def _expected(logits: Tensor, weights: Tensor, total: Tensor) -> Tensor:
+    """The mean of ``[B, V]`` logits under weights of which ``[B]`` are the sums; ``[B]`` float64.
+
+    A few rows at a time: on a CPU, another ``[B, V]`` of new memory costs more than all that is done with it.
+    """
+    lowest = torch.finfo(torch.float32).min  # 0 times -inf is no number
+    parts = zip(logits.split(ROWS), weights.split(ROWS), strict=True)
+    sums = [torch.linalg.vecdot(w, part.to(w, copy=True).clamp_(min=lowest)) for part, w in parts]
+    return torch.cat(sums).double() / total
 
 
 def _invert(weights: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
