@@ -150,7 +150,7 @@ def test_the_measure_sees_full_logits():
 @pytest.mark.parametrize("backward", [None, "both", "log_probs"])
 def test_peak_memory_does_not_grow_with_length_times_vocabulary(backward):
     vocabulary, width, memory = 16384, 16, 16
-    chunk, keep = budget(vocabulary, 4, memory)
+    chunk, keep = budget(vocabulary, 4, memory, torch.device("cpu"))
     weight = torch.randn(vocabulary, width, requires_grad=True)
 
     def work(n):
@@ -174,5 +174,8 @@ def test_peak_memory_does_not_grow_with_length_times_vocabulary(backward):
 
 
 def test_budget():
-    assert budget(32768, 2, 2) == (2, 16)
-    assert budget(10**9, 4, 1) == (1, 0)
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    assert budget(32768, 2, 2, gpu) == (2, 16)
+    assert budget(10**9, 4, 1, gpu) == budget(10**9, 4, 1, cpu) == (1, 0)
+    # 8 of them in 4 tensors of float32 are 4 MiB; logits and gradients of the others take 128 KiB a step.
+    assert budget(32768, 2, 16, cpu) == (32, 128)

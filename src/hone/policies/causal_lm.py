@@ -156,7 +156,8 @@ class CausalLM:
         rows, steps = batch.mask.nonzero(as_tuple=True)
         selected = hidden[rows, inputs["previous"][rows, steps]]
         targets = inputs["input_ids"][rows, steps]
-        chunk, keep = head.budget(self.text_config.vocab_size, self.model.dtype.itemsize, self.head_memory_mb)
+        vocabulary, width = self.text_config.vocab_size, self.model.dtype.itemsize
+        chunk, keep = head.budget(vocabulary, width, self.head_memory_mb, hidden.device)
         trained = [p for p in self.causal_lm.get_output_embeddings().parameters() if p.requires_grad]
         log_probs, entropy = head.chunked(
             self.logits, selected, targets, batch.temperature, parameters=trained, chunk=chunk, keep=keep

@@ -15,8 +15,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 Logits = Callable[[Tensor], Tensor]
+ROWS = 8
+"""Steps that a CPU works on together: as few as its caches hold, for memory is slower than the work."""
 COPIES = 4
-"""Float32 tensors of the size of a piece of logits, at most, while a piece is worked on."""
+"""Float32 tensors of as many logits, at most, while these are worked on."""
 
 
 def log_prob_and_entropy(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -34,19 +36,24 @@ def log_prob_and_entropy(logits: Tensor, targets: Tensor, temperature: float) ->
     return log_prob, entropy
 
 
-def _read(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probability and entropy, and what is to be taken off the scaled logits for log-probabilities; ``[N]`` each.
+def _read(logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
+    """Log-probability and entropy, and what is to be taken off the scaled logits for log-probabilities; ``[3, N]``."""
+    few = _together(logits)
+    parts = zip(logits.split(few), targets.split(few), strict=True)
+    return torch.cat([_read_some(some, wanted, temperature) for some, wanted in parts], 1)
 
-    With w = exp(x - max x) and Z its sum, the entropy is log Z - sum w (x - max x) / Z.
-    """
+
+def _read_some(logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
+    """With w = exp(x - max x) and Z its sum, the entropy is log Z - sum w (x - max x) / Z."""
     scaled = _wide(logits) / temperature
     highest = scaled.detach().amax(-1, keepdim=True)
     scaled = scaled.sub_(highest)
     weights = scaled.exp()
     total = weights.sum(-1)
-    expected = (weights[:, None] @ scaled[:, :, None])[:, 0, 0] / total
+    expected = torch.linalg.vecdot(weights, scaled) / total
     log_total = total.log()
-    return scaled.gather(-1, targets[:, None])[:, 0] - log_total, log_total - expected, highest[:, 0] + log_total
+    log_prob = scaled.gather(-1, targets[:, None])[:, 0] - log_total
+    return torch.stack([log_prob, log_total - expected, highest[:, 0] + log_total])
 
 
 def chunked(
@@ -91,7 +98,7 @@ class _Pieces(torch.autograd.Function):
                 values = made[1].detach()
             else:
                 values = logits(part)
-            found.append(torch.stack(_read(values, targets[piece], temperature)))
+            found.append(_read(values, targets[piece], temperature))
         read = torch.cat(found, 1) if found else _wide(hidden.new_zeros(3, 0))
         ctx.save_for_backward(hidden, targets, read, *parameters)
         ctx.settings = logits, temperature, chunk
@@ -140,10 +147,16 @@ def _with_graph(logits: Logits, hidden: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _gradient(logits: Tensor, targets: Tensor, read: Tensor, upstream: Tensor, temperature: float) -> Tensor:
-    """The gradient to logits, ``[n, V]`` in their type, of the two that :func:`_read` gives first.
+    """The gradient to logits, ``[n, V]`` in their type, of the two that :func:`_read` gives first."""
+    found, few = torch.empty_like(logits), _together(logits)
+    given = zip(logits.split(few), targets.split(few), read.split(few, 1), upstream.split(few, 1), strict=True)
+    for place, some in zip(found.split(few), given, strict=True):
+        place.copy_(_gradient_of_some(*some, temperature))
+    return found
 
-    With p the distribution and H its entropy, that of log p_target is (onehot - p), and that of H is -p (log p + H).
-    """
+
+def _gradient_of_some(logits: Tensor, targets: Tensor, read: Tensor, upstream: Tensor, temperature: float) -> Tensor:
+    """With p the distribution and H its entropy, that of log p_target is (onehot - p), and of H is -p (log p + H)."""
     _, entropy, off = read[..., None]
     to_log_prob, to_entropy = upstream[..., None]
     log_probs = (_wide(logits) / temperature).sub_(off)
@@ -153,20 +166,29 @@ def _gradient(logits: Tensor, targets: Tensor, read: Tensor, upstream: Tensor, t
     else:
         found.mul_(to_log_prob)
     found.neg_().scatter_add_(-1, targets[:, None], to_log_prob)
-    return found.div_(temperature).to(logits.dtype)
+    return found.div_(temperature)
+
+
+def _together(logits: Tensor) -> int:
+    """Of how many steps these logits are worked on together."""
+    return ROWS if logits.device.type == "cpu" else max(1, len(logits))
 
 
 def _wide(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
-def budget(vocabulary: int, width: int, memory_mb: int) -> tuple[int, int]:
+def budget(vocabulary: int, width: int, memory_mb: int, device: torch.device) -> tuple[int, int]:
     """Steps per piece, and steps whose logits are kept, such that either takes half of ``memory_mb`` MiB.
 
     Args:
         vocabulary: ``V``.
         width: Bytes of a logit as the model makes it.
         memory_mb: In all.
+        device: A CPU works on few steps of a piece together; of the others there are logits and their gradient.
     """
     half = memory_mb * 2**19
-    return max(1, half // (4 * COPIES * vocabulary)), half // (width * vocabulary)
+    worked = 4 * COPIES * vocabulary
+    if device.type == "cpu":
+        return max(1, (half - ROWS * worked) // (2 * width * vocabulary)), half // (width * vocabulary)
+    return max(1, half // worked), half // (width * vocabulary)
