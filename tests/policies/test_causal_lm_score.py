@@ -201,7 +201,7 @@ def test_the_head_works_in_pieces(tiny_policy, make_group, monkeypatch):
     sizes = []
     plain = policy.logits
     monkeypatch.setattr(type(policy), "logits", lambda self, hidden: sizes.append(len(hidden)) or plain(hidden))
-    monkeypatch.setattr(head, "budget", lambda vocabulary, width, memory: (5, 0))
+    monkeypatch.setattr(head, "budget", lambda *sizes: (5, 0))
     torch.testing.assert_close(policy.score(batch).logprobs, whole, atol=1e-6, rtol=0)
     assert sizes == [5, 5, 5, 2]
 
