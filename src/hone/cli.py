@@ -72,7 +72,7 @@ def _show_notes() -> None:
 
 def _can_be_mended(error: Exception) -> bool:
     """Whether it tells the user what to do; anything else is a defect, and shows its traceback."""
-    from hone.collect import VerificationError
+    from hone.judging import VerificationError
 
     frame = error.__traceback__
     while frame and frame.tb_next:

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from hone import checkpoint, folder, origin
-from hone.collect import Interrupted, VerificationError, described, refuse_without_verdict
+from hone.collect import Interrupted, described
 from hone.guards import rewards
 from hone.hangs import HangError, within
 from hone.interrupt import graceful
+from hone.judging import VerificationError, refuse_without_verdict
 from hone.learner import Learner
 from hone.recovery import Recovery
 from hone.report.run import Run
