@@ -115,7 +115,7 @@ class Collector:
         return groups
 
     def _room(self, n: int) -> int | None:
-        """How many groups keep the sampler busy, one more than it can play at once; what is beyond can wait anywhere."""
+        """How many groups keep the sampler busy: one more than it plays at once. What is beyond can wait anywhere."""
         most = getattr(self.sampler, "max_sequences", None)
         return None if most is None else -(-most // n) + 1
 

@@ -36,6 +36,11 @@ class Judge:
         """How many there were, by the type of the error."""
 
     async def __call__(self, task: Task, trajectory: Trajectory) -> Score:
+        """The verdict.
+
+        Raises:
+            VerificationError: If there is none and ``on_error`` is "stop".
+        """
         self.last_start = time.perf_counter()
         self.open += 1
         try:

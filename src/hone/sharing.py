@@ -60,7 +60,7 @@ class Lengths:
             self._seen.popitem(last=False)
 
     def expected(self, tasks: Sequence[Task]) -> list[float]:
-        """Steps of an answer: those of the last time, else the usual number; of equal ones, longer prompts count more."""
+        """Steps of an answer: those of the last time, else the usual number; a longer prompt counts a little more."""
         usual = sum(self._seen.values()) / len(self._seen) if self._seen else 1.0
         return [self._seen.get(task.id, usual) + 1e-3 * _characters(task) for task in tasks]
 
