@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.distributed.tensor import DTensor, distribute_tensor
-
-from hone import ranks
 
 
 def full(part: Tensor) -> Tensor:
@@ -18,7 +16,7 @@ def kept(part: Tensor) -> Tensor:
     if not isinstance(part, DTensor):
         return part
     whole = part.full_tensor()
-    return whole.new_empty(0, device="cpu") if ranks.index() else whole.cpu()
+    return whole.new_empty(0, device="cpu") if distributed.get_rank() else whole.cpu()
 
 
 def placed(values: Tensor, like: Tensor) -> Tensor:
@@ -26,5 +24,5 @@ def placed(values: Tensor, like: Tensor) -> Tensor:
     if not isinstance(like, DTensor):
         return values
     device = like.to_local().device
-    whole = values.new_empty(like.shape, device=device) if ranks.index() else values.to(device)
+    whole = values.new_empty(like.shape, device=device) if distributed.get_rank() else values.to(device)
     return distribute_tensor(whole, like.device_mesh, like.placements)

@@ -26,11 +26,9 @@ class FSDP:
     Attributes:
         replicas: Groups of processes, each of which holds all weights (hybrid sharding): 1 spreads them over all
             processes; as many as there are machines keeps the gathering within each.
-        reshard_after_forward: Gather weights again for the backward pass, instead of holding them until then.
     """
 
     replicas: int = Field(1, ge=1)
-    reshard_after_forward: bool = True
 
     def load(self, policy: Policy, device: torch.device) -> None:
         """Load the policy, and keep a part of it in every process.
@@ -67,7 +65,7 @@ class FSDP:
             fully_shard(
                 module,
                 mesh=mesh,
-                reshard_after_forward=self.reshard_after_forward or module is model,  # or the root's would go stale
+                reshard_after_forward=True,  # else weights that nobody asks the gradient of go stale
                 mp_policy=MixedPrecisionPolicy(reduce_dtype=torch.float32),
             )
         for module in model.modules():

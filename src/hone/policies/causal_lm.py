@@ -200,13 +200,12 @@ class CausalLM:
 
     def score(self, batch: Batch) -> Scores:
         """Log-probabilities and entropies of the batch's masked steps, by the weights as they are now."""
-        score = self._score or self._scored
-        empty = torch.zeros(batch.mask.shape, device=batch.mask.device)
-        found = score(batch.inputs, batch.mask, batch.temperature)
+        found = (self._score or self._scored)(batch.inputs, batch.mask, batch.temperature)
+        empty = found.new_zeros(batch.mask.shape)
         return Scores(*(empty.index_put(batch.mask.nonzero(as_tuple=True), values) for values in found))
 
-    def _scored(self, inputs: Mapping[str, Any], mask: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        """The two of each masked step, ``[N]``."""
+    def _scored(self, inputs: Mapping[str, Any], mask: Tensor, temperature: float) -> Tensor:
+        """The two of each masked step, ``[2, N]``."""
         hidden = self._hidden(inputs)
         rows, steps = mask.nonzero(as_tuple=True)
         selected = hidden[rows, inputs["previous"][rows, steps]]
