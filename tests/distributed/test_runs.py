@@ -22,7 +22,6 @@ prompts: 5
 siblings: 3
 max_rounds: 2
 objective: {{policy_gradient: {{weights: [{{high_entropy: {{keep: 0.5}}}}], penalties: [{{kl_penalty: {{coefficient: 0.1}}}}]}}}}
-shapers: [{{kl_reward: {{coefficient: 0.1}}}}]
 update: {{minibatches: 2, tokens: 40}}
 optimizer: {{lr: 1.0e-2, eps: 1.0e-2, weight_decay: 0.1}}
 eval: {{letters: {{tasks: {{loop_parts:Letters: {{}}}}, items: 11, every: 1, siblings: 2}}}}

@@ -73,7 +73,7 @@ class HighEntropy:
 
         objective: {policy_gradient: {weights: [{high_entropy: {keep: 0.2}}]}}
 
-    Each step of the run logs, in nats, ``entropy/threshold``, the last entropy that is kept (a mean over pools), and
+    Each step of the run logs, in nats, ``entropy/threshold``, the last entropy that is kept (a mean over steps), and
     ``entropy/kept`` and ``entropy/dropped``, the mean entropy of either kind; and as shares, ``entropy/share`` of the
     trained steps that are kept, and ``entropy/untouched`` of the trajectories of which no step is.
 
@@ -195,5 +195,5 @@ class HighEntropy:
             "entropy/untouched": (float(trajectories - touched), float(trajectories)),
         }
         if self._thresholds:
-            found["entropy/threshold"] = (float(torch.stack(self._thresholds).mean()), 1.0)
+            found["entropy/threshold"] = (float(torch.stack(self._thresholds).mean()) * len(kept), float(len(kept)))
         return found
