@@ -77,6 +77,35 @@ def train(folder, config, resume=False, allow=(), fault=None):
     return {"interrupted": trainer.interrupted, "leads": trainer.leads, "step": trainer.state.step}
 
 
+def refusals(folder, config):
+    """What several processes are told that they cannot do."""
+    import torch
+
+    from hone import ranks, runtime
+    from hone.engines.ddp import DDP
+    from hone.engines.fsdp import FSDP
+    from hone.session import Session
+
+    class Own:
+        def load(self, device): ...
+
+    found, config = [], hone.load_config(config)
+    with runtime.joined(60.0):
+        config.model.random_weights = 7 + ranks.index()
+        for refused in (
+            lambda: runtime.device("cuda:1"),
+            lambda: FSDP().load(Own(), torch.device("cpu")),
+            lambda: FSDP(replicas=3).load(config.model, torch.device("cpu")),
+            lambda: DDP().load(config.model, torch.device("cpu")),
+            lambda: Session(config).play([], 1, config.sampling),
+        ):
+            try:
+                refused()
+            except ValueError as error:
+                found.append(str(error))
+    return found
+
+
 def _hurt(trainer, step, signal_number):
     """At a step, before the update: an error, or a signal."""
 

@@ -1,15 +1,18 @@
 """Whole runs of several processes: the run of one, whatever the layout; saved on some, resumed on others."""
 
 import json
+import os
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 import hone
-from hone import checkpoint
+from hone import checkpoint, runtime
 
 CONFIG = """
 model: {{path: {model}, dtype: float32}}
@@ -35,6 +38,16 @@ limits: {{sampling: 60, update: 60}}
 device: cpu
 """  # noqa: E501  it is YAML
 STEPS = 4
+ACCELERATE = [
+    "accelerate.commands.launch",
+    "--cpu",
+    "--num_processes",
+    "2",
+    "--num_machines",
+    "1",
+    "--mixed_precision",
+    "no",
+]
 
 
 @pytest.fixture(scope="session")
@@ -130,9 +143,10 @@ def test_saved_on_four_resumed_on_one_and_two(config, alone, processes, tmp_path
 
 
 @pytest.mark.slow
-def test_saved_on_one_resumed_on_four(config, alone, processes):
+@pytest.mark.parametrize("engine", ["fsdp", {"fsdp": {"replicas": 2}}], ids=str)
+def test_saved_on_one_resumed_on_four(engine, config, alone, processes):
     folder, _ = processes("train", 1, config=config(steps=2))
-    processes("train", 4, folder, config=config(engine="fsdp"), resume=True, allow=["settings"])
+    processes("train", 4, folder, config=config(engine=engine), resume=True, allow=["settings"])
     same_run(folder / "run", alone, first=3, tolerance=1e-4)
 
 
@@ -158,6 +172,27 @@ def test_an_error_in_one_process_ends_all_with_its_message(config, processes):
     assert "EndedElsewhere: MemoryError in process 1 of 2: the cat sat on the GPU" in told["logs"][0]
 
 
+def test_what_several_processes_cannot_do(config, processes):
+    _, told = processes("refusals", 2, config=config())
+    assert (
+        told[0]
+        == told[1]
+        == [
+            "device: 'cuda:1' is one for 2 processes; give 'cuda', and each has its own",
+            "engine: a Own cannot be sharded (load(device, shard)); use ddp",
+            "engine.fsdp.replicas: 2 processes do not make 3 replicas",
+            "model: process 1 loaded other weights than the first: is it one file?",
+            "tasks: a source that plays does so in one process: make its tasks before, by its command",
+        ]
+    )
+
+
+def test_what_runs_in_one_process_says_so(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="started 2 processes, and only `hone train`"):
+        runtime.device("cpu")
+
+
 def test_what_one_process_refuses_all_refuse(config, processes, tmp_path):
     """A folder that holds a run: only the first process looks."""
     (tmp_path / "run").mkdir()
@@ -166,3 +201,32 @@ def test_what_one_process_refuses_all_refuse(config, processes, tmp_path):
     assert told["statuses"] == [1, 1]
     assert "FileExistsError" in told["logs"][0]
     assert "EndedElsewhere" in told["logs"][1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "launcher", [["torch.distributed.run", "--nproc-per-node", "2"], ACCELERATE], ids=["torchrun", "accelerate"]
+)
+def test_launchers(launcher, config, alone, tmp_path):
+    """The command line under a real launcher."""
+    paths = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = [sys.executable, "-m", *launcher, "-m", "hone.cli", "train", config(), f"folder={tmp_path / 'run'}"]
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("ended at step 4 of 4") == 1
+    same_run(tmp_path / "run", alone)
+
+
+@pytest.mark.slow
+def test_a_launcher_shows_the_message_of_the_process_that_failed(config, tmp_path):
+    path = config()
+    Path(path).write_text(Path(path).read_text().replace("loop_parts:low", "loop_parts:broken"))
+    paths = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "hone.cli", "train", path]
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, f"folder={tmp_path / 'run'}"], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode != 0
+    assert done.stderr.count("hone: step 1: no verdict on any of") == 1

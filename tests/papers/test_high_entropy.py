@@ -109,12 +109,12 @@ class TestByHand:
             "entropy/kept": (pytest.approx(6.0 * 10 / 3), 10),  # 2, 3 and 1: a mean of 2
             "entropy/dropped": (pytest.approx(2.8), 7),
             "entropy/untouched": (0, 2),
-            "entropy/threshold": (1.0, 1),
+            "entropy/threshold": (10.0, 10),  # 1 nat, counted by steps
         }
         values = field(scores([[3.0, 2.0, 1.0, 0.5]]), batch([[0, 1, 2, 3]]))  # two of four are kept
         found = field.measure(values, scores([[3.0, 2.0, 1.0, 0.5]]), batch([[0, 1, 2, 3]]))
         assert found["entropy/untouched"] == (2, 4)
-        assert found["entropy/threshold"] == (2, 1)
+        assert found["entropy/threshold"] == (8, 4)
 
     def test_there_is_no_threshold_to_a_random_choice(self):
         field, made = HighEntropy(side="random"), batch(OWNERS)
