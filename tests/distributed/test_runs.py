@@ -38,16 +38,11 @@ limits: {{sampling: 60, update: 60}}
 device: cpu
 """  # noqa: E501  it is YAML
 STEPS = 4
-ACCELERATE = [
-    "accelerate.commands.launch",
-    "--cpu",
-    "--num_processes",
-    "2",
-    "--num_machines",
-    "1",
-    "--mixed_precision",
-    "no",
-]
+LAUNCHERS = {
+    "torchrun": "torch.distributed.run --nproc-per-node 2",
+    "accelerate": "accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no "
+    "--dynamo_backend no",
+}
 
 
 @pytest.fixture(scope="session")
@@ -203,16 +198,22 @@ def test_what_one_process_refuses_all_refuse(config, processes, tmp_path):
     assert "EndedElsewhere" in told["logs"][1]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "launcher", [["torch.distributed.run", "--nproc-per-node", "2"], ACCELERATE], ids=["torchrun", "accelerate"]
-)
-def test_launchers(launcher, config, alone, tmp_path):
-    """The command line under a real launcher."""
+def launched(launcher, *arguments):
+    """How the command line ends under a real launcher."""
     paths = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = [sys.executable, "-m", *launcher, "-m", "hone.cli", "train", config(), f"folder={tmp_path / 'run'}"]
-    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        [sys.executable, "-m", *LAUNCHERS[launcher].split(), "-m", "hone.cli", *arguments],
+        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_launchers(launcher, config, alone, tmp_path):
+    done = launched(launcher, "train", config(), f"folder={tmp_path / 'run'}")
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("ended at step 4 of 4") == 1
     same_run(tmp_path / "run", alone)
@@ -220,13 +221,8 @@ def test_launchers(launcher, config, alone, tmp_path):
 
 @pytest.mark.slow
 def test_a_launcher_shows_the_message_of_the_process_that_failed(config, tmp_path):
-    path = config()
-    Path(path).write_text(Path(path).read_text().replace("loop_parts:low", "loop_parts:broken"))
-    paths = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "hone.cli", "train", path]
-    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, f"folder={tmp_path / 'run'}"], env=environment, capture_output=True, text=True, timeout=120
-    )
+    path = Path(config())
+    path.write_text(path.read_text().replace("loop_parts:low", "loop_parts:broken"))
+    done = launched("torchrun", "train", str(path), f"folder={tmp_path / 'run'}")
     assert done.returncode != 0
-    assert done.stderr.count("hone: step 1: no verdict on any of") == 1
+    assert done.stderr.count("hone: step 1: no verdict on any of") == 1, done.stderr
