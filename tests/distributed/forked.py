@@ -5,6 +5,7 @@ environment that torchrun gives, and answers with the exit statuses and the log.
 returned in ``<folder>/<i>.pt``.
 """
 
+import asyncio
 import json
 import os
 import signal
@@ -104,6 +105,43 @@ def refusals(folder, config):
             except ValueError as error:
                 found.append(str(error))
     return found
+
+
+def playing(folder):
+    """Who played which of twenty tasks where the first process is slow; and what comes of a failure in the second."""
+    from loop_parts import low
+
+    from hone import ranks, runtime
+    from hone.collect import Collector
+    from hone.seats import SamplingParams
+    from hone.types import Group, Task, Trajectory
+
+    class Uneven:
+        async def play_group(self, task, n, **rest):
+            await asyncio.sleep(0.01 if ranks.index() else 0.4)
+            return Group(task, [Trajectory(task, [], 1.0)], metrics={"by": ranks.index()})
+
+    class Failing:
+        async def play_group(self, task, n, **rest):
+            if ranks.index():
+                raise LookupError(f"no room for {task.id}")
+            return Group(task, [])
+
+    class Two:
+        max_sequences = 2
+
+    tasks = [Task(f"{i}", []) for i in range(20)]
+    with runtime.joined(60.0):
+        collector = Collector(Uneven(), Two(), low, workers=1)
+        try:
+            played = collector.play(tasks, 2, SamplingParams())
+            try:
+                collector.play(tasks[:2], 2, SamplingParams(), environment=Failing())
+            except LookupError as error:
+                failed = str(error)
+        finally:
+            collector.close()
+    return {"played": [(group.task.id, group.metrics["by"]) for group in played], "failed": failed}
 
 
 def _hurt(trainer, step, signal_number):

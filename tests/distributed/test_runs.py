@@ -167,6 +167,15 @@ def test_an_error_in_one_process_ends_all_with_its_message(config, processes):
     assert "EndedElsewhere: MemoryError in process 1 of 2: the cat sat on the GPU" in told["logs"][0]
 
 
+def test_what_waits_behind_a_slow_process_moves_to_another(processes):
+    _, told = processes("playing", 2)
+    assert told[0] == told[1]
+    assert [name for name, _ in told[0]["played"]] == [f"{i}" for i in range(20)]  # each once, in their order
+    by_the_slow_one = sum(place == 0 for _, place in told[0]["played"])
+    assert 2 <= by_the_slow_one <= 5
+    assert told[0]["failed"] == "no room for 1"
+
+
 def test_what_several_processes_cannot_do(config, processes):
     _, told = processes("refusals", 2, config=config())
     assert (

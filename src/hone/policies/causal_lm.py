@@ -213,7 +213,9 @@ class CausalLM:
         vocabulary, width = self.text_config.vocab_size, self.model.dtype.itemsize
         chunk, keep = head.budget(vocabulary, width, self.head_memory_mb, hidden.device)
         trained = [p for p in self.causal_lm.get_output_embeddings().parameters() if p.requires_grad]
-        return head.chunked(self.logits, selected, targets, temperature, parameters=trained, chunk=chunk, keep=keep)
+        return torch.stack(
+            head.chunked(self.logits, selected, targets, temperature, parameters=trained, chunk=chunk, keep=keep)
+        )
 
     def _hidden(self, inputs: Mapping[str, Any]) -> Tensor:
         end, positions = inputs["end"], inputs["position_ids"]

@@ -65,7 +65,7 @@ def chunked(
     parameters: Sequence[Tensor],
     chunk: int,
     keep: int = 0,
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """:func:`log_prob_and_entropy` of ``logits(hidden)``, at most ``chunk`` steps at a time.
 
     Args:
@@ -78,9 +78,10 @@ def chunked(
         keep: Steps whose logits may be kept for the backward pass.
 
     Returns:
-        Log-probabilities and entropies, ``[2, N]`` float32, with gradients to ``hidden`` and the parameters.
+        Log-probabilities and entropies, both ``[N]`` float32, with gradients to ``hidden`` and the parameters.
     """
-    return _Pieces.apply(logits, hidden, targets, temperature, chunk, keep, *parameters)
+    made = _Pieces.apply(logits, hidden, targets, temperature, chunk, keep, *parameters)
+    return made[0], made[1]
 
 
 class _Pieces(torch.autograd.Function):
