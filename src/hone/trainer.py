@@ -211,7 +211,9 @@ class Trainer:
         if any(reads_reference(part) for stage in stages for part in (stage.objective, *stage.shapers)):
             self.reference = self.policy.frozen_copy()
         course = {"steps": config.steps, "temperature": config.sampling.temperature, "seed": config.seed}
-        self.learner = Learner(self.policy, config.objective, config.optimizer, config.update, **course, engine=config.engine)
+        self.learner = Learner(
+            self.policy, config.objective, config.optimizer, config.update, **course, engine=config.engine
+        )
         self.state = State(
             0,
             config.steps,
