@@ -48,6 +48,8 @@ def joined(*limits: float | None) -> Iterator[None]:
         if getattr(error, "elsewhere", None) is not None:
             raise EndedElsewhere(str(error)) from error
         if (told := ranks.blame(error)) is None:
+            if "peer" in str(error):
+                error.add_note("another process of the run has ended without a word: it may have been killed")
             raise
         if type(error) in (RuntimeError, distributed.DistBackendError) or str(error) in told:
             raise EndedElsewhere(told) from error

@@ -34,7 +34,9 @@ def cases(make_group, tiny_folder, tmp_path_factory):
     lonely = [make_group(3, (7,), seed=7), nothing]  # for one process; the others have none
     alike = Group(uneven[0].task, [replace(uneven[0].trajectories[1], advantage=a) for a in (1.0, -2.0, 3.0, 0.5)])
     model = {"path": tiny_folder("llama", **SMALL), "dtype": "float32"}
-    tied = {"path": tiny_folder("tied", **SMALL), "dtype": "float32"}
+    tied, experts, masked = (
+        {"path": tiny_folder(kind, **SMALL), "dtype": "float32"} for kind in ("tied", "mixtral", "gemma2")
+    )
     kl, bonus = {"kl_penalty": {"coefficient": 0.1}}, {"entropy_bonus": {"coefficient": 0.01}}
 
     def case(objective="policy_gradient", groups=uneven, policy=model, reference=False, **update):
@@ -44,6 +46,8 @@ def cases(make_group, tiny_folder, tmp_path_factory):
         "plain": case(),
         "small pieces": case(tokens=20),
         "tied": case(policy=tied),
+        "experts": case(policy=experts, tokens=40),
+        "masked": case(policy=masked, tokens=40),
         "by trajectory": case(reinforced(surrogate="gspo", reduction="sequence_mean")),
         "bonus": case(reinforced(penalties=[bonus], reduction={"constant": {"length": 9}})),
         "lonely": case(groups=lonely),

@@ -167,6 +167,13 @@ def test_an_error_in_one_process_ends_all_with_its_message(config, processes):
     assert "EndedElsewhere: MemoryError in process 1 of 2: the cat sat on the GPU" in told["logs"][0]
 
 
+def test_a_process_that_is_killed_ends_all(config, processes):
+    _, told = processes("train", 2, config=config(), fault=[1, 1, signal.SIGKILL], fails=True)
+    assert told["statuses"] == [1, -signal.SIGKILL]
+    assert told["seconds"] < 40
+    assert "another process of the run has ended without a word" in told["logs"][0]
+
+
 def test_what_waits_behind_a_slow_process_moves_to_another(processes):
     _, told = processes("playing", 2)
     assert told[0] == told[1]

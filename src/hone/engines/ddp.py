@@ -34,9 +34,7 @@ class DDP:
         if fingerprint := getattr(policy, "fingerprint", None):
             sums = ranks.each(fingerprint)
             if other := [place for place, found in enumerate(sums) if found != sums[0]]:
-                raise ValueError(
-                    f"model: process {other[0]} has loaded other weights than the first; is it all one path?"
-                )
+                raise ValueError(f"model: process {other[0]} loaded other weights than the first: is it one file?")
 
     @torch.no_grad()
     def reduce(self, parameters: Sequence[torch.nn.Parameter]) -> None:
