@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -243,28 +244,24 @@ class Trainer:
         return snapshot.save(self)
 
     def _tell(self, event: str) -> None:
-        """Call every hook, also those after one whose evaluation Ctrl-C cut short; then all processes go on, or none.
+        """Call every hook, also those after one whose evaluation Ctrl-C cut short.
 
-        What the first of them gives as a reason to stop is that of all.
+        Behind each all processes know of Ctrl-C in one of them, and of a reason to stop; or all have its error.
         """
+        for hook in self.hooks:
+            told = ranks.each(partial(self._call, hook, event))
+            self.interrupted = any(interrupted for interrupted, _ in told)
+            self.state.stop = next((stop for _, stop in told if stop), None)
 
-        def tell() -> tuple[bool, str | None]:
-            for hook in self.hooks:
-                self._call(hook, event)
-            return self.interrupted or self._asked, self.state.stop
-
-        told = ranks.each(tell)
-        self.interrupted = any(interrupted for interrupted, _ in told)
-        self.state.stop = next((stop for _, stop in told if stop), None)
-
-    def _call(self, hook: Hook, event: str) -> None:
-        if not self.leads and getattr(hook, "looks_on", False):
-            return
-        try:
-            if act := getattr(hook, event, None):  # on_stop may be missing
+    def _call(self, hook: Hook, event: str) -> tuple[bool, str | None]:
+        """Call one, but for those that look on in other processes than the first; whether and why to stop."""
+        act = getattr(hook, event, None)  # on_stop may be missing
+        if act and (self.leads or not getattr(hook, "looks_on", False)):
+            try:
                 act(self.state)
-        except Interrupted:
-            self.interrupted = True
+            except Interrupted:
+                self.interrupted = True
+        return self.interrupted or self._asked, self.state.stop
 
     def _stop(self) -> None:
         """End the run after what cannot be interrupted: this process is asked to, and tells the others."""
