@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import pickle
 from collections.abc import Callable
@@ -86,7 +87,8 @@ def _store() -> Any:
 def _portable(error: Exception) -> Exception:
     """The error, or one with its text if it does not survive the way."""
     try:
-        return pickle.loads(pickle.dumps(error))
+        pickle.dumps(error)
+        return copy.deepcopy(error)  # puts it together as its arrival would
     except Exception:
         return RuntimeError(f"{type(error).__name__}: {error}")
 
