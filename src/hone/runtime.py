@@ -20,12 +20,13 @@ SPARE = 120.0
 
 
 @contextmanager
-def joined(*limits: float | None) -> Iterator[None]:
+def joined(name: str, *limits: float | None) -> Iterator[None]:
     """Join the processes that torchrun or ``accelerate launch`` has started, if it has.
 
     Gradients on a GPU travel by NCCL, everything else by gloo.
 
     Args:
+        name: Of the device, as :func:`device` takes it.
         limits: Seconds for the longest things that processes do by themselves; None for no limit.
 
     Raises:
@@ -35,7 +36,7 @@ def joined(*limits: float | None) -> Iterator[None]:
     if _launched() < 2 or distributed.is_initialized():
         yield
         return
-    gpus = torch.cuda.device_count()
+    gpus = 0 if name == "cpu" else torch.cuda.device_count()
     if gpus:
         if _place() >= gpus:
             raise ValueError(f"the launcher started a process for GPU {_place()}, and there are {gpus} here, from 0")

@@ -77,7 +77,8 @@ class Trainer:
         """
         self.interrupted = self._asked = False
         with ExitStack() as closing, graceful(self._stop):
-            closing.enter_context(runtime.joined(self.config.limits.sampling, self.config.limits.update))
+            limits = self.config.limits
+            closing.enter_context(runtime.joined(self.config.device, limits.sampling, limits.update))
             self.leads = not ranks.index()
             self.folder = closing.enter_context(folder.claimed(self.config, resume=resume))
             self._desk = closing.enter_context(folder.desk(self.folder))

@@ -31,7 +31,7 @@ def gradients(folder, engine, places):
     from hone.shards import full
 
     found = {}
-    with runtime.joined(60.0):
+    with runtime.joined("cpu", 60.0):
         engine = build("engine", engine)
         for name, case in torch.load(f"{folder}/cases.pt", weights_only=False).items():
             if places and name not in places:
@@ -91,7 +91,7 @@ def refusals(folder, config):
         def load(self, device): ...
 
     found, config = [], hone.load_config(config)
-    with runtime.joined(60.0):
+    with runtime.joined("cpu", 60.0):
         config.model.random_weights = 7 + ranks.index()
         for refused in (
             lambda: runtime.device("cuda:1"),
@@ -131,7 +131,7 @@ def playing(folder):
         max_sequences = 2
 
     tasks = [Task(f"{i}", []) for i in range(20)]
-    with runtime.joined(60.0):
+    with runtime.joined("cpu", 60.0):
         collector = Collector(Uneven(), Two(), low, workers=1)
         try:
             played = collector.play(tasks, 2, SamplingParams())
