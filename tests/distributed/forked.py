@@ -59,8 +59,10 @@ def gradients(folder, engine, places):
             learner.optimizer.step = partial(spy, learner.optimizer.step)
             metrics = learner.update(case["groups"], 0)
             weights = torch.cat([value.flatten() for _, value in policy.masters.rounded()])
-            sums = policy.fingerprint() == policy.whole().fingerprint() if policy.whole().masters else None
-            found[name] = {"gradients": seen, "metrics": metrics, "weights": weights.float(), "sums": sums}
+            found[name] = {"gradients": seen, "metrics": metrics, "weights": weights.float()}
+            for scored in (policy, *([reference.policy] if reference else ())):
+                if hasattr(scored.model, "unshard"):
+                    assert scored.model._get_fsdp_state()._comm_ctx.post_forward_order == []  # or it would grow
         found["place"] = ranks.index()
     return found
 

@@ -74,7 +74,15 @@ class FSDP:
                 module.set_force_sum_reduction_for_comms(True)
         model.score = score
         register_fsdp_forward_method(model, "score")
-        return model.score
+        forget = getattr(model, "reset_iter_state", lambda: None)  # torch before 2.13 has none
+
+        def scored(*given: Any) -> Any:
+            found = model.score(*given)
+            if not torch.is_grad_enabled():
+                forget()  # the order of passes, which a backward pass would have cleared
+            return found
+
+        return scored
 
     def reduce(self, parameters: Sequence[nn.Parameter]) -> None:
         """Nothing: gradients were summed in the backward passes."""
