@@ -74,8 +74,7 @@ def train(folder, config, resume=False, allow=(), fault=None):
     trainer = hone.Trainer(config)
     if fault:
         place, step, signal_number = fault
-        if os.environ.get("RANK", "0") == str(place):
-            _hurt(trainer, step, signal_number)
+        _hurt(trainer, step if os.environ["RANK"] == str(place) else None, signal_number)
     trainer.fit(resume=resume, allow=allow)
     return {"interrupted": trainer.interrupted, "leads": trainer.leads, "step": trainer.state.step}
 
@@ -147,7 +146,7 @@ def playing(folder):
 
 
 def _hurt(trainer, step, signal_number):
-    """At a step, before the update: an error, or a signal."""
+    """At a step, in its update, an error; or before that a signal."""
 
     class Fault:
         def on_start(self, state): ...
