@@ -93,13 +93,16 @@ def distance(one, other):
 def test_the_gradient_is_that_of_one_process(n, engine, cases, alone, processes):
     _, found = processes("gradients", n, cases, engine=engine, places=[])
     assert [one.pop("place") for one in found] == list(range(n))
+    off = {True: 0.0, False: 0.0}
     for name, first in found[0].items():
         wanted = alone[name]
         assert len(first["gradients"]) == len(wanted["gradients"]) > 0, name
         exact = name != "rounded"  # bfloat16 rounds what is summed
         worst = max(map(distance, first["gradients"], wanted["gradients"]))
+        off[exact] = max(off[exact], worst)
         assert worst < (1e-6 if exact else 2e-2), (name, worst)
         assert first["metrics"] == pytest.approx(wanted["metrics"], rel=1e-5, abs=1e-6 if exact else 1e-2), name
         for other in found[1:]:
             assert other[name]["metrics"] == first["metrics"], name
             assert torch.equal(other[name]["weights"], first["weights"]), name
+    print(f"\n{n} processes, {engine}: off by at most {off[True]:.1e} in float32, {off[False]:.1e} in bfloat16")
