@@ -455,7 +455,7 @@ def test_keeping_everything_is_plain_dapo_bit_for_bit(settings, update, tokens, 
 
 
 def test_of_a_model_only_the_kept_rows_of_logits_get_a_gradient(make_group, tiny_policy, monkeypatch):
-    monkeypatch.setattr(head, "budget", lambda vocabulary, width, memory: (7, 0))
+    monkeypatch.setattr(head, "budget", lambda *_: (7, 0))
     policy = tiny_policy()
     watched = Watched(policy)
     made = learner(policy, PolicyGradient(weights=[HighEntropy()]), temperature=0.7)
