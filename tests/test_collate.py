@@ -297,3 +297,48 @@ def test_micro_batches_hold_rows_of_similar_length():
         [g for n in (1, 9, 2, 8, 3, 7) for g in one(given_(0), trained(*range(n)))], shares_context=True, tokens=99
     )
     assert [[len(row) for row in some] for some in collate.micro_batches(rows, 20)] == [[10, 9], [8, 4], [3, 2]]
+
+
+# Shares of several processes.
+
+
+@pytest.mark.parametrize("hands", [2, 3, 4])
+@pytest.mark.parametrize("tokens", [1, 30, 4096])
+def test_shares_make_up_the_whole(hands, tokens, make_group, tiny_policy):
+    """Every step is in one share, by the ids of the whole, and all shares have as many micro-batches."""
+    policy = tiny_policy()
+    groups = [make_group(9, (3, 12, 1), seed=1), make_group(3, (7,), seed=2), make_group(14, (5, 5), seed=3)]
+    groups[1].trajectories[0].withdraw()
+    how = {"tokens": tokens, "temperature": 1.0}
+    shares = [collate.share(groups, policy, **how, hand=hand, hands=hands) for hand in range(hands)]
+    assert len({len(share) for share in shares}) == 1
+    found = sorted(pair for share in shares for batch in share for pair in steps_of(batch))
+    assert found == sorted(pair for batch in collate.batches(groups, policy, **how) for pair in steps_of(batch))
+    assert len(found) == 26
+    loads = [sum(batch.inputs["input_ids"].numel() for batch in share) for share in shares]
+    assert max(loads) <= sum(loads) / hands + 26  # the longest tree
+
+
+def test_of_nothing_there_are_no_shares(make_group, tiny_policy):
+    group = make_group()
+    for trajectory in group:
+        trajectory.withdraw()
+    assert collate.share([group], tiny_policy(), tokens=9, temperature=1.0, hand=1, hands=2) == []
+
+
+def test_who_has_nothing_has_idle_steps_with_all_that_is_read(make_group, tiny_policy):
+    group = make_group(3, (7,))
+    [t] = group.trajectories
+    t.segments[1] = replace(t.segments[1], reference_logprobs=(-1.0,) * 7)
+    [idle] = collate.share([group], tiny_policy(), tokens=99, temperature=0.7, hand=2, hands=3)
+    assert idle.mask.shape == (1, 2)
+    assert not idle.mask.any()
+    assert idle.temperature == 0.7
+    assert idle.reference_logprobs is not None
+    assert idle.trajectory.tolist() == idle.group.tolist() == [[-1, -1]]
+
+
+def steps_of(batch):
+    """Trajectory, group and action of each trained step."""
+    values = (batch.trajectory, batch.group, batch.inputs["input_ids"])
+    return list(zip(*(value[batch.mask].tolist() for value in values), strict=True))

@@ -10,8 +10,9 @@ import loop_parts as parts
 import psutil
 import pytest
 
-from hone.collect import Collector, Interrupted, VerificationError, refuse_without_verdict
+from hone.collect import Collector, Interrupted
 from hone.envs.single_turn import SingleTurn
+from hone.judging import VerificationError, refuse_without_verdict
 from hone.seats import SamplingParams
 from hone.types import Completion, Group, Segment, Task, Trajectory
 

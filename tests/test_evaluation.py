@@ -16,8 +16,8 @@ import yaml
 
 import hone
 from hone.cli import main
-from hone.collect import VerificationError
 from hone.evaluation import evaluate, load_evaluation
+from hone.judging import VerificationError
 from hone.math.passk import pass_at_k
 from hone.report.lines import JsonLines
 

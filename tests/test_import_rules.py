@@ -16,12 +16,13 @@ from hone.registry import REGISTRY
 ROOT = Path(hone.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 ROOMS = [
-    {"types", "keys", "params", "state"},
+    {"types", "keys", "params", "state", "dealing"},
     {"seats"},
-    {"math", "collate", "masks", "sections", "ranks", "prompts", "synthesis", "checksums"},
-    {"objectives", "policies", "samplers", "tasks", "envs", "verifiers", "hooks", "writers", "papers", "guards"},
+    {"math", "collate", "masks", "sections", "ranks", "prompts", "synthesis", "checksums", "shards"},
+    {"objectives", "policies", "samplers", "tasks", "envs", "verifiers", "hooks", "writers", "papers", "guards"}
+    | {"engines"},
     {"collect", "learner", "checkpoint", "session", "folder", "origin", "trainer", "runtime", "report"}
-    | {"recovery", "hangs", "interrupt"},
+    | {"recovery", "hangs", "interrupt", "judging", "sharing", "snapshot"},
     {"registry", "parts", "build", "document", "config", "schema", "order", "check"}
     | {"candidates", "ledger", "evaluation", "scoring"},
     {"cli", "commands"},

@@ -1,5 +1,8 @@
-"""Gathering over processes: alone, and between two real ones on the CPU."""
+"""Talking between processes: alone, and between two real ones on the CPU."""
 
+import threading
+
+import pytest
 import torch
 from torch import distributed, multiprocessing
 
@@ -11,7 +14,36 @@ def test_alone_it_is_ones_own():
     [found] = ranks.gather(values)
     assert found.tolist() == [1.0, 2.0]
     assert not found.requires_grad
-    assert (ranks.several(), ranks.index()) == (False, 0)
+    assert (ranks.several(), ranks.index(), ranks.count()) == (False, 0, 1)
+    assert (ranks.each(lambda: 7), ranks.first(lambda: 8), ranks.summed(1.0, 2.0)) == ([7], 8, [1.0, 2.0])
+    with pytest.raises(LookupError, match="here"):
+        ranks.each(fails)
+
+
+def fails():
+    raise LookupError("here")
+
+
+class Odd(Exception):
+    """An error that does not survive being sent."""
+
+    def __init__(self, one, other):
+        super().__init__(f"{one} and {other}")
+        self.lock = threading.Lock()
+
+
+def raised(work):
+    try:
+        return work()
+    except Exception as error:
+        return type(error).__name__, str(error), getattr(error, "elsewhere", None)
+
+
+def says(rank, place, error):
+    """Raises in one process alone."""
+    if rank == place:
+        raise error
+    return rank
 
 
 def test_a_group_of_one_process_needs_no_collective(tmp_path):
@@ -33,6 +65,16 @@ def process(rank, size, folder):
         "two axes": ranks.gather(torch.full((1 + rank, 2), float(rank))),
         "a view": ranks.gather(torch.arange(8.0).view(4, 2)[:, rank]),
         "place": ranks.several() and ranks.index(),
+        "each": [ranks.each(lambda: rank * 10), ranks.first(lambda: rank + 5), ranks.summed(1.5, rank)],
+        "counter": sorted(
+            number for taken in ranks.each(lambda: [ranks.take("x"), ranks.take("x")]) for number in taken
+        ),
+        "errors": [
+            raised(lambda: ranks.each(lambda: says(rank, 1, LookupError("there")))),
+            raised(lambda: ranks.first(lambda: says(rank, 0, Odd("a", "b")))),
+            raised(lambda: ranks.each(fails)),
+            ranks.each(lambda: "and on"),
+        ],
     }
     torch.save(gathered, f"{folder}/{rank}.pt")
     distributed.barrier()
@@ -43,6 +85,21 @@ def test_two_processes_see_the_same_in_order(tmp_path):
     multiprocessing.spawn(process, (2, str(tmp_path)), nprocs=2)
     found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     assert [one.pop("place") for one in found] == [0, 1]
+    assert all(one.pop("each") == [[0, 10], 5, [3.0, 1.0]] and one.pop("counter") == [0, 1, 2, 3] for one in found)
+    assert [one.pop("errors") for one in found] == [
+        [
+            ("LookupError", "there", 1),
+            ("Odd", "a and b", None),
+            ("LookupError", "here", None),
+            ["and on", "and on"],
+        ],
+        [
+            ("LookupError", "there", None),
+            ("RuntimeError", "Odd: a and b", 0),
+            ("LookupError", "here", 0),  # as the first says
+            ["and on", "and on"],
+        ],
+    ]
     assert not any(part.requires_grad for one in found for parts in one.values() for part in parts)
     first, second = ({name: [part.tolist() for part in parts] for name, parts in one.items()} for one in found)
     assert first == second

@@ -463,7 +463,7 @@ def test_a_hook_that_stops_late_does_not_cost_the_last_evaluation(fit):
 
 
 def test_a_step_without_any_verdict_ends_the_run(fit, caplog):
-    from hone.collect import VerificationError
+    from hone.judging import VerificationError
 
     late = {"stages": {2: {"verifier": parts.broken}}, "steps": 4}
     told = (
@@ -484,7 +484,7 @@ def test_a_step_without_any_verdict_ends_the_run(fit, caplog):
 
 
 def test_a_first_step_without_any_verdict_leaves_nothing(fit, tmp_path):
-    from hone.collect import VerificationError
+    from hone.judging import VerificationError
 
     with pytest.raises(VerificationError, match=r"^step 1: no verdict on any of 6 .* there are none$"):
         fit(verifier=parts.broken, eval={"end": {"tasks": Letters(), "items": 2}})
@@ -525,7 +525,7 @@ def test_a_verdict_that_fails_costs_its_trajectory_alone(fit, caplog):
 
 
 def test_a_failed_verdict_can_stop_the_run(fit, tmp_path):
-    from hone.collect import VerificationError
+    from hone.judging import VerificationError
 
     spy = Spy()
     stopping = {"verifier": parts.moody, "verification": {"workers": 1, "on_error": "stop"}}

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hone import commands
+from hone.hangs import EndedElsewhere
 
 UNREAD = 141
 """What a shell makes of SIGPIPE."""
@@ -40,6 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _is_unread():
             return UNREAD
+        if isinstance(error, EndedElsewhere):
+            return 1
         if not _can_be_mended(error):
             raise
         print(f"hone: {error}", file=sys.stderr)
@@ -63,16 +66,20 @@ class _Notes(logging.StreamHandler):
 
 
 def _show_notes() -> None:
-    """Show what hone itself logs; the loggers of other libraries are theirs."""
+    """Show what hone itself logs; the loggers of other libraries are theirs.
+
+    Of several processes all tell the same, but for errors.
+    """
+    several, place = int(os.environ.get("WORLD_SIZE", "1")) > 1, os.environ.get("RANK", "0")
     notes, logger = _Notes(), logging.getLogger("hone")
-    notes.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    notes.setFormatter(logging.Formatter(f"%(levelname)s{f' ({place})' if several else ''}: %(message)s"))
     logger.handlers = [notes]
-    logger.setLevel(logging.INFO)
+    logger.setLevel(logging.ERROR if several and place != "0" else logging.INFO)
 
 
 def _can_be_mended(error: Exception) -> bool:
     """Whether it tells the user what to do; anything else is a defect, and shows its traceback."""
-    from hone.collect import VerificationError
+    from hone.judging import VerificationError
 
     frame = error.__traceback__
     while frame and frame.tb_next:

@@ -7,11 +7,13 @@ behind a trajectory's last trained step is there at all.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from hone.dealing import dealt
 from hone.seats import Policy
 from hone.types import Batch, Branch, Group, Row, Segment
 
@@ -32,6 +34,15 @@ def rows(groups: Sequence[Group], *, shares_context: bool, packs: bool = False, 
     Raises:
         ValueError: If the first step of a trajectory is to be trained: nothing precedes it.
     """
+    return _laid(_forest(groups, shares_context=shares_context, packs=packs, tokens=tokens), packs, tokens)
+
+
+def _laid(trees: Sequence[list[Branch]], packs: bool, tokens: int) -> list[Row]:
+    return _packed(trees, tokens) if packs else [Row(tree) for tree in trees]
+
+
+def _forest(groups: Sequence[Group], *, shares_context: bool, packs: bool, tokens: int) -> list[list[Branch]]:
+    """The prefix trees of all groups, each of at most so many steps where it holds more than one trajectory."""
     trees: list[list[Branch]] = []
     first = 0
     for number, group in enumerate(groups):
@@ -47,7 +58,7 @@ def rows(groups: Sequence[Group], *, shares_context: bool, packs: bool = False, 
             trees += _trees(members, tokens, masked=not packs)
         else:
             trees += [[member] for member in members]
-    return _packed(trees, tokens) if packs else [Row(tree) for tree in trees]
+    return trees
 
 
 def _until_last_trained(segments: Sequence[Segment]) -> list[Segment]:
@@ -160,13 +171,50 @@ def micro_batches(laid: Sequence[Row], tokens: int, *, packs: bool = False) -> l
 
 def batches(groups: Sequence[Group], policy: Policy, *, tokens: int, temperature: float) -> list[Batch]:
     """The micro-batches of groups, laid out as the policy can take them, of at most ``tokens`` steps."""
-    laid = rows(groups, shares_context=policy.shares_context, packs=policy.packs, tokens=tokens)
-    micro = micro_batches(laid, tokens, packs=policy.packs)
-    made = [batch(some, policy.encode, temperature=temperature) for some in micro]
+    return share(groups, policy, tokens=tokens, temperature=temperature, hand=0, hands=1)
+
+
+def share(
+    groups: Sequence[Group], policy: Policy, *, tokens: int, temperature: float, hand: int, hands: int
+) -> list[Batch]:
+    """The part of :func:`batches` that one of several processes computes: as many micro-batches as any other.
+
+    Trees go to the process with the fewest steps so far, the longest first; ids stay those of the whole. Who has fewer
+    micro-batches than another gets idle ones, of two steps outside the mask, so that all meet in the same places.
+
+    Args:
+        groups: Of the whole update, the same in every process.
+        policy: Says how rows may be laid out.
+        tokens: Most steps of a micro-batch.
+        temperature: Of sampling.
+        hand: The place of this process.
+        hands: The number of processes.
+    """
+    ways = {"shares_context": policy.shares_context, "packs": policy.packs}
+    trees = _forest(groups, **ways, tokens=tokens)
+    even = -(-sum(map(_steps, trees)) // hands)
+    if any(_steps(tree) > even for tree in trees):
+        trees = _forest(groups, **ways, tokens=min(tokens, even))
+    found = []
+    for own in dealt([_steps(tree) for tree in trees], hands):
+        laid = _laid([trees[place] for place in sorted(own)], policy.packs, tokens)
+        found.append(micro_batches(laid, tokens, packs=policy.packs))
+    made = [batch(some, policy.encode, temperature=temperature) for some in found[hand]]
+    made += [_idle(trees, policy, temperature) for _ in range(max(map(len, found)) - len(made))]
     if any(trajectory.version != policy.version for group in groups for trajectory in group):
         for one in made:
             one.sampled_entropies = None
     return made
+
+
+def _idle(trees: Sequence[list[Branch]], policy: Policy, temperature: float) -> Batch:
+    """Two steps outside the mask, with all that an objective may read."""
+    known = next(segment for branch in trees[0] for segment in branch.segments if segment.train)
+    step = {name: getattr(known, name)[:1] for name in ("actions", "logprobs", "entropies", "reference_logprobs")}
+    row = Row([Branch([Segment("before", "given", step["actions"]), replace(known, **step)])])
+    made = batch([row], policy.encode, temperature=temperature)
+    nobody = torch.full_like(made.trajectory, -1)
+    return replace(made, mask=torch.zeros_like(made.mask), trajectory=nobody, group=nobody)
 
 
 def batch(laid: Sequence[Row], encode: Callable[[Sequence[Row]], Mapping[str, Any]], *, temperature: float) -> Batch:

@@ -1,40 +1,32 @@
 """Playing groups: sampling and verification, side by side, for a caller that is not asynchronous; and what came of it.
 
-That not one answer of many could be judged is the end of a run: a verifier's failure is never a score, and a step
-without any score is none.
+In a run of several processes each plays a share of the tasks, and all have all groups.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import CancelledError
 from statistics import fmean, pstdev
 from typing import Any, TypeVar
 
 from hone import hangs
+from hone.judging import SHOWN, Judge
 from hone.seats import Environment, Sampler, SamplingParams, Verifier
+from hone.sharing import Lengths, Share, together
 from hone.types import Group, Score, Task, Trajectory
-from hone.verifiers.pool import Pools, VerifierPool
+from hone.verifiers.pool import Pools
 
-log = logging.getLogger("hone")
 T = TypeVar("T")
-
-SHOWN = 3
-"""Failures of one kind that a round of playing tells in full; of further ones it tells the number."""
 
 
 class Interrupted(Exception):
     """Playing was cancelled by :meth:`Collector.cancel`."""
-
-
-class VerificationError(RuntimeError):
-    """A verifier failed, and the run is set to stop on that; or it failed on everything."""
 
 
 class Collector:
@@ -73,7 +65,8 @@ class Collector:
         self._thread = threading.Thread(target=self._serve, name="hone-collect", daemon=True)
         self._thread.start()
         self._playing: Any = None
-        self._plays: list[asyncio.Task[Group]] = []
+        self._plays: list[asyncio.Task[None]] = []
+        self._lengths = Lengths()
         self._cancelled = False
 
     def play(
@@ -87,14 +80,16 @@ class Collector:
     ) -> list[Group]:
         """Play each task ``n`` times; the groups come in the order of the tasks.
 
+        Every process of a run has to call it, with the same tasks: each plays a share, and all get all groups.
+
         Args:
             tasks: What to play.
             n: Trajectories to a group.
             params: Their ``seed`` is the key from which those of the samples are derived.
             verifier: Instead of the collector's own.
             environment: Likewise.
-            finished: Called with the place and the group as soon as one is played and judged, one at a time, in another
-                thread; what it raises ends the playing.
+            finished: Called with the place and the group as soon as one is played and judged here, one at a time, in
+                another thread; what it raises ends the playing.
 
         Raises:
             Interrupted: After :meth:`cancel`.
@@ -103,15 +98,26 @@ class Collector:
         """
         started = time.perf_counter()
         self._last = self._pools.of(verifier or self.verifier)
-        judging = _Judge(self._last, self.on_error)
-        try:
-            work = self._play(environment or self.environment, tasks, n, params, judging, finished)
-            groups = self._await(work, lambda: self._hanging(judging))
-        finally:
-            judging.tell_the_rest()
+        judging = Judge(self._last, self.on_error)
+        share = Share(self._lengths.expected(tasks), self._room(n))
+
+        def own() -> dict[int, Group]:
+            try:
+                work = self._play(environment or self.environment, tasks, n, params, judging, share, finished)
+                return self._await(work, lambda: self._hanging(judging))
+            finally:
+                judging.tell_the_rest()
+
+        groups = together(own, len(tasks))
+        self._lengths.learn(groups)
         ended = time.perf_counter()
         self.seconds = {"sample": judging.last_start - started, "verify": ended - judging.last_start}
         return groups
+
+    def _room(self, n: int) -> int | None:
+        """How many groups keep the sampler busy: one more than it plays at once. What is beyond can wait anywhere."""
+        most = getattr(self.sampler, "max_sequences", None)
+        return None if most is None else -(-most // n) + 1
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Await a coroutine in the loop where everything is played.
@@ -147,7 +153,7 @@ class Collector:
             self._playing.cancel()  # if this thread stops waiting, so does the work
             self._playing = None
 
-    def _hanging(self, judging: _Judge) -> str:
+    def _hanging(self, judging: Judge) -> str:
         """What playing still waits for."""
         left = [play.get_name() for play in self._plays if not play.done()]
         shown = ", ".join(left[:SHOWN]) + (", ..." if len(left) > SHOWN else "")
@@ -179,77 +185,41 @@ class Collector:
         tasks: Sequence[Task],
         n: int,
         params: SamplingParams,
-        judging: _Judge,
+        judging: Judge,
+        share: Share,
         finished: Callable[[int, Group], None] | None,
-    ) -> list[Group]:
-        async def play(place: int, task: Task, own: SamplingParams) -> Group:
-            group = await environment.play_group(task, n, sampler=self.sampler, verify=judging, params=own)
+    ) -> dict[int, Group]:
+        keys, found = list(_keyed(tasks, params)), {}
+        self._plays = plays = []
+
+        async def play(place: int) -> None:
+            task = tasks[place]
+            found[place] = group = await environment.play_group(
+                task, n, sampler=self.sampler, verify=judging, params=keys[place]
+            )
             if finished is not None:
                 finished(place, group)
-            return group
+            if (another := share.another()) is not None:
+                begin(another)
 
-        seen: Counter[str] = Counter()
+        def begin(place: int) -> None:
+            plays.append(playing.create_task(play(place), name=tasks[place].id))
+
         try:
             async with asyncio.TaskGroup() as playing:
-                self._plays = plays = []
-                for place, task in enumerate(tasks):
-                    # The same task twice in a step must not draw the same noise twice.
-                    own = params.keyed(seen[task.id]) if seen[task.id] else params
-                    seen[task.id] += 1
-                    plays.append(playing.create_task(play(place, task, own), name=task.id))
+                for place in share.places:
+                    begin(place)
         except ExceptionGroup as group:
             raise _first(group) from None
-        return [play.result() for play in plays]
+        return found
 
 
-class _Judge:
-    """A pool that tells of failures, and remembers when the last verdict was asked for."""
-
-    def __init__(self, pool: VerifierPool, on_error: str) -> None:
-        self.pool, self.on_error = pool, on_error
-        self.last_start = time.perf_counter()
-        self.open = 0
-        """Verdicts that were asked for and are not there."""
-        self._failures: Counter[str] = Counter()
-        """How many there were, by the type of the error."""
-
-    async def __call__(self, task: Task, trajectory: Trajectory) -> Score:
-        self.last_start = time.perf_counter()
-        self.open += 1
-        try:
-            score = await self.pool(task, trajectory)
-        finally:
-            self.open -= 1
-        if score.error is not None:
-            text = trajectory.response
-            shown = text if len(text) <= 500 else f"... {text[-500:]}"
-            message = f"no verdict on task {task.id!r}: {score.error}; the response was: {shown!r}"
-            if self.on_error == "stop":
-                raise VerificationError(message)
-            kind = score.error.partition(":")[0]
-            self._failures[kind] += 1
-            if self._failures[kind] <= SHOWN:
-                log.warning("%s", message)
-        return score
-
-    def tell_the_rest(self) -> None:
-        """Log the number of failures beyond those that were told; the trajectories have the text of each."""
-        for kind, count in self._failures.items():
-            if count > SHOWN:
-                log.warning("no verdict on %d more answers either: %s", count - SHOWN, kind)
-
-
-def refuse_without_verdict(groups: Sequence[Group]) -> None:
-    """Refuse groups of which not one trajectory could be judged: there is something wrong with the verifier.
-
-    Raises:
-        VerificationError: With the error that most of them have.
-    """
-    played = [trajectory for group in groups for trajectory in (*group, *group.aside)]
-    errors = Counter(trajectory.error for trajectory in played if trajectory.error is not None)
-    if errors and all(trajectory.reward is None for trajectory in played):
-        [(error, times)] = errors.most_common(1)
-        raise VerificationError(f"no verdict on any of {errors.total()} answers; on {times} of them: {error}")
+def _keyed(tasks: Sequence[Task], params: SamplingParams) -> Iterator[SamplingParams]:
+    """The parameters of each task: the same one twice in a step must not draw the same noise twice."""
+    seen: Counter[str] = Counter()
+    for task in tasks:
+        yield params.keyed(seen[task.id]) if seen[task.id] else params
+        seen[task.id] += 1
 
 
 def described(groups: Sequence[Group], kept: Sequence[bool]) -> dict[str, float]:

@@ -38,7 +38,9 @@ def _fit(config, **how) -> int:
 
     _quiet_libraries()
     trainer = Trainer.from_config(config)
-    print(story(trainer.fit(**how)))
+    run = trainer.fit(**how)
+    if trainer.leads:
+        print(story(run))
     return INTERRUPTED if trainer.interrupted else 0
 
 

@@ -51,6 +51,7 @@ class Config(BaseModel):
 
     Attributes:
         model: What is trained. A folder or hub name means ``{causal_lm: {path: ...}}``.
+        engine: How several processes share it.
         tasks: Where questions come from.
         verifier: Judges the answers.
         environment: How a task is played.
@@ -77,7 +78,7 @@ class Config(BaseModel):
         checkpoint: When the whole run is saved.
         folder: Of the run; by default a new ``runs/<name of the file>-<n>``.
         seed: Of sampling and of the update; task sources have a seed of their own.
-        device: "auto", "cpu", "cuda", "cuda:1", "mps".
+        device: "auto", "cpu", "cuda", "cuda:1", "mps"; of several processes each takes the GPU of its place.
     """
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
@@ -85,6 +86,7 @@ class Config(BaseModel):
     model: seats.Policy
     tasks: seats.TaskSource
     verifier: seats.Verifier
+    engine: seats.Engine = _named("engine", "ddp")
     environment: seats.Environment = _named("environment", "single_turn")
     sampler: seats.Sampler = _named("sampler", "native")
     sampling: SamplingParams = Field(default_factory=SamplingParams)

@@ -18,10 +18,10 @@ from typing import Any
 
 from hone import document
 from hone.candidates import Candidate, find, refuse_other_tokenizers
-from hone.collect import refuse_without_verdict
 from hone.config import Config, load_config
 from hone.hooks import jsonl
 from hone.hooks.rows import rows
+from hone.judging import refuse_without_verdict
 from hone.ledger import ELSEWHERE, claim, identify, write_whole
 from hone.report.evaluation import METHOD, draw, evaluated
 from hone.report.lines import JsonLines

@@ -11,9 +11,10 @@ import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from hone import checkpoint
+from hone import checkpoint, ranks
 from hone.report.lines import JsonLines
 
 log = logging.getLogger("hone")
@@ -24,6 +25,23 @@ OWN = ("metrics.jsonl", "config.yaml", "rollouts.jsonl", "evals", "tensorboard")
 
 @contextmanager
 def claimed(config: Any, *, resume: bool) -> Iterator[Path]:
+    """The folder of a run, which the first of its processes claims; see :func:`_claimed`."""
+    with ExitStack() as closing:
+        yield ranks.first(lambda: closing.enter_context(_claimed(config, resume)))
+
+
+@contextmanager
+def desk(folder: Path) -> Iterator[Path]:
+    """Where the hooks of this process write: the first one's to the folder, those of others to what is then dropped."""
+    if not ranks.index():
+        yield folder
+        return
+    with TemporaryDirectory(prefix="hone-") as aside:
+        yield Path(aside)
+
+
+@contextmanager
+def _claimed(config: Any, resume: bool) -> Iterator[Path]:
     """The folder of a configuration's run, with no other run in it, and no other process writing to it.
 
     What failed before its first step was no run, though it may have been evaluated: what it left is removed, and
@@ -88,7 +106,9 @@ def _locked(folder: Path) -> Iterator[bool]:
 
 
 def write_settings(folder: Path, text: str) -> None:
-    """Write ``config.yaml``, whole or not at all."""
+    """Write ``config.yaml``, whole or not at all; the first process does."""
+    if ranks.index():
+        return
     scratch = folder / ".config.yaml.partial"
     scratch.write_text(text, encoding="utf-8")
     scratch.replace(folder / "config.yaml")

@@ -24,6 +24,10 @@ class HangError(RuntimeError):
     """Something did not end within its limit."""
 
 
+class EndedElsewhere(RuntimeError):
+    """Another process of the run has failed; it says itself why."""
+
+
 def stacks() -> str:
     """Where every thread of this process is, the latest call last."""
     names = {thread.ident: thread.name for thread in threading.enumerate()}

@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from hone import ranks
+
 
 @contextmanager
 def graceful(stop: Callable[[], None]) -> Iterator[None]:
@@ -22,7 +24,8 @@ def graceful(stop: Callable[[], None]) -> Iterator[None]:
     def interrupt(*_: object) -> None:
         signal.signal(signal.SIGINT, before)
         stop()
-        print("\nstopping: saving a checkpoint (Ctrl-C again to stop at once)", file=sys.stderr)
+        if not ranks.index():
+            print("\nstopping: saving a checkpoint (Ctrl-C again to stop at once)", file=sys.stderr)
 
     before = signal.signal(signal.SIGINT, interrupt)
     try:

@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 
-from hone import collate
+from hone import collate, ranks
 from hone.keys import key
-from hone.seats import Objective, Policy, Reference
+from hone.seats import Engine, Objective, Policy, Reference
 from hone.sections import OptimizerConfig, UpdateConfig
+from hone.shards import full, kept, placed
 from hone.types import Batch, Group, Loss
 
 log = logging.getLogger("hone")
@@ -28,7 +29,7 @@ SKETCH = 4096
 
 
 class Meter:
-    """Sums (sum, count) metrics over micro-batches; names that end in "/max" keep the largest."""
+    """Sums (sum, count) metrics over micro-batches and processes; names that end in "/max" keep the largest."""
 
     def __init__(self) -> None:
         self.sums: dict[str, tuple[float, float]] = {}
@@ -41,16 +42,22 @@ class Meter:
         self.sums[name] = (max(total, value) if name.endswith("/max") else total + value, seen + count)
 
     def means(self) -> dict[str, float]:
-        """Every metric so far; those with nothing counted are left out."""
+        """Every metric so far, over all processes, which all call this; those with nothing counted are left out."""
+        whole = Meter()
+        for sums in ranks.each(lambda: self.sums):
+            for name, (total, count) in sums.items():
+                whole.add(name, total, count)
         return {
             name: total if name.endswith("/max") else total / count
-            for name, (total, count) in self.sums.items()
+            for name, (total, count) in whole.sums.items()
             if count
         }
 
 
 class Learner:
     """Owns the optimiser; ``update`` is one training step.
+
+    In a run of several processes all make it with the same groups, each on its share of them.
 
     Args:
         policy: Loaded.
@@ -60,6 +67,7 @@ class Learner:
         steps: Of the run, for the schedule.
         temperature: Of sampling.
         seed: Of the order of mini-batches within an epoch.
+        engine: Brings the gradients of several processes together.
     """
 
     def __init__(
@@ -72,8 +80,9 @@ class Learner:
         steps: int,
         temperature: float,
         seed: int = 0,
+        engine: Engine | None = None,
     ) -> None:
-        self.policy, self.objective, self.settings = policy, objective, update
+        self.policy, self.objective, self.settings, self.engine = policy, objective, update, engine
         self.temperature, self.seed = temperature, seed
         self.max_grad_norm = optimizer.max_grad_norm
         self.optimizer = torch.optim.AdamW(
@@ -112,8 +121,9 @@ class Learner:
     def annotate(self, groups: Sequence[Group], reference: Reference) -> None:
         """Write the reference's log-probabilities into the trained segments."""
         trajectories = [trajectory for group in groups for trajectory in group]
-        for batch in self._batches(groups):
-            for index, values in collate.spread(reference.score(batch).logprobs, batch).items():
+        own = [collate.spread(reference.score(batch).logprobs, batch) for batch in self._batches(groups)]
+        for found in (found for part in ranks.each(lambda: own) for found in part):
+            for index, values in found.items():
                 rest = iter(values)
                 trajectories[index].segments = [
                     replace(s, reference_logprobs=tuple(next(rest) for _ in s.actions)) if s.train else s
@@ -148,20 +158,24 @@ class Learner:
         return [batches for a, b in pairwise(cuts) if (batches := self._batches(groups[a:b]))]
 
     def _batches(self, groups: Sequence[Group]) -> list[Batch]:
-        return collate.batches(groups, self.policy, tokens=self.settings.tokens, temperature=self.temperature)
+        """The micro-batches of this process."""
+        how = {"tokens": self.settings.tokens, "temperature": self.temperature}
+        return collate.share(groups, self.policy, **how, hand=ranks.index(), hands=ranks.count())
 
     @torch.no_grad()
     def _score(self, batch: Batch) -> torch.Tensor:
         return self.policy.score(batch).logprobs
 
     def _step(self, micro_batches: Sequence[Batch], meter: Meter, seed: int) -> None:
-        """One optimiser step: sum gradients over micro-batches, divide once by the summed weight."""
-        total, weight = self._backward(micro_batches, meter, seed)
+        """One optimiser step: sum gradients over micro-batches and processes, divide once by the summed weight."""
+        total, weight = ranks.summed(*self._backward(micro_batches, meter, seed))
+        if self.engine is not None:
+            self.engine.reduce(self.policy.parameters())
         parameters = [p for p in self.policy.parameters() if p.grad is not None]
         if weight:
             for parameter in parameters:
                 parameter.grad.div_(weight)
-            norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm))
+            norm = float(full(torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)))
             meter.add("loss", total / weight, 1)
             meter.add("grad_norm", norm, 1)
             bad = self._bad(norm)
@@ -201,13 +215,15 @@ class Learner:
     def gradient(self, groups: Sequence[Group], *, tokens: int) -> torch.Tensor:
         """The gradient that groups have when they are cut into micro-batches of so many tokens; nothing is updated.
 
+        Every process computes all of it; an engine that sums in the backward pass gives a multiple.
+
         Returns:
             ``[N]`` float32 on the CPU: of each weight, entries at equal distances, at most about 4096.
         """
         batches = collate.batches(groups, self.policy, tokens=tokens, temperature=self.temperature)
         _, weight = self._backward(batches, Meter(), seed=0)
         pieces = [
-            parameter.grad.flatten()[:: -(-parameter.numel() // SKETCH)].float().cpu() / (weight or 1.0)
+            full(parameter.grad).flatten()[:: -(-parameter.numel() // SKETCH)].float().cpu() / (weight or 1.0)
             for parameter in self.policy.parameters()
             if parameter.grad is not None
         ]
@@ -225,9 +241,13 @@ class Learner:
         return whole and (exact or not any(getattr(part, "pooled", False) for part in parts))
 
     def state_dict(self) -> dict[str, Any]:
-        """Optimiser and schedule."""
+        """Optimiser and schedule; of sharded moments the first process has all."""
         scheduler = self.scheduler.state_dict()
         optimizer = self.optimizer.state_dict()
+        optimizer["state"] = {
+            place: {name: kept(v) if isinstance(v, torch.Tensor) else v for name, v in moments.items()}
+            for place, moments in optimizer["state"].items()
+        }
         return {"optimizer": optimizer, "scheduler": scheduler, "began": self._began, "norms": list(self._norms)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -235,7 +255,13 @@ class Learner:
         self._schedule(began=state.get("began", 0))
         self._norms = list(state.get("norms", []))
         groups, bases = self.optimizer.state_dict()["param_groups"], self.scheduler.base_lrs
-        self.optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": groups})
+        moments = {
+            place: {
+                name: placed(v, self.policy.parameters()[place]) if name != "step" else v for name, v in own.items()
+            }
+            for place, own in state["optimizer"]["state"].items()
+        }
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         self.scheduler.load_state_dict(state["scheduler"] | {"base_lrs": bases})
         for group, base, factor in zip(self.optimizer.param_groups, bases, self.scheduler.lr_lambdas, strict=True):
             group["lr"] = base * factor(self.scheduler.last_epoch)

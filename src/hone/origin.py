@@ -37,7 +37,8 @@ def described(config: Any) -> Origin:
             data[name] = {file: digest for files in read for file, digest in files.items()}
     versions = {"hone": sys.modules["hone"].__version__, **{name: version(name) for name in ("torch", "transformers")}}
     settings = yaml.safe_load(config.dump())
-    settings.pop("folder", None)  # a run may be moved
+    for name in ("folder", "engine"):  # a run may be moved, and spread otherwise
+        settings.pop(name, None)
     return {"settings": settings, "data": data, "versions": versions}
 
 

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+import math
+import pickle
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 import torch
 from torch import Tensor, distributed
+
+T = TypeVar("T")
 
 
 def several() -> bool:
@@ -11,9 +19,78 @@ def several() -> bool:
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
+def count() -> int:
+    """How many processes the run has."""
+    return distributed.get_world_size() if several() else 1
+
+
 def index() -> int:
     """The place of this process among those of the run; 0 where it is alone."""
     return distributed.get_rank() if several() else 0
+
+
+def each(work: Callable[[], T]) -> list[T]:
+    """What ``work`` gives in every process, in the order of :func:`index`; what it raises in one is raised in all.
+
+    Every process has to call it. Values and errors travel pickled, from processes of the same run alone. Where several
+    fail, all raise what the first of them did; an error that came from another says so by ``elsewhere``, its place.
+    """
+    if not several():
+        return [work()]
+    value, failure = None, None
+    try:
+        value = work()
+    except Exception as error:
+        failure = error
+    found: list[Any] = [None] * count()
+    distributed.all_gather_object(found, (value, None if failure is None else _portable(failure)))
+    for place, (_, error) in enumerate(found):
+        if error is not None and place == index():
+            raise failure
+        if error is not None:
+            error.elsewhere = place
+            raise error
+    return [value for value, _ in found]
+
+
+def first(work: Callable[[], T]) -> T:
+    """What ``work`` gives in the first process, which alone does it; what it raises there is raised in all."""
+    return each(lambda: None if index() else work())[0]
+
+
+def summed(*values: float) -> list[float]:
+    """Each number, summed over the processes."""
+    return [math.fsum(column) for column in zip(*each(lambda: values), strict=True)] if several() else list(values)
+
+
+def take(counter: str) -> int:
+    """The next number of a counter that the processes share, from 0: no two of them get the same."""
+    return _store().add(f"hone/{counter}", 1) - 1
+
+
+def blame(error: Exception) -> str | None:
+    """Tell the others why this process ends; if one of them has done so before, what it said."""
+    told = f"{type(error).__name__} in process {index()} of {count()}: {error}"
+    try:
+        if take("failures") == 0:
+            _store().set("hone/failure", told)
+            return None
+        return _store().get("hone/failure").decode()
+    except RuntimeError:  # the process that kept the store is gone
+        return "the first process has ended"
+
+
+def _store() -> Any:
+    return distributed.distributed_c10d._get_default_store()
+
+
+def _portable(error: Exception) -> Exception:
+    """The error, or one with its text if it does not survive the way."""
+    try:
+        pickle.dumps(error)
+        return copy.deepcopy(error)  # puts it together as its arrival would
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
 
 
 @torch.no_grad()

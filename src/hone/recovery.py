@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from hone import checkpoint
+from hone import checkpoint, ranks
 from hone.guards.weights import finite
 from hone.hangs import within
 from hone.learner import Learner
@@ -72,7 +72,7 @@ class Recovery:
         return on_bad == "rollback" and self._back(why, state)
 
     def _back(self, why: str, state: State) -> bool:
-        path = checkpoint.newest_whole(state.folder)
+        path = ranks.first(lambda: checkpoint.newest_whole(state.folder))
         if path is None:
             log.warning("%s; there is no checkpoint to go back to yet", why)
             return False

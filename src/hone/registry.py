@@ -19,6 +19,7 @@ from hone import seats
 
 SEATS: dict[str, type] = {
     "policy": seats.Policy,
+    "engine": seats.Engine,
     "sampler": seats.Sampler,
     "processor": seats.Processor,
     "tasks": seats.TaskSource,
@@ -39,6 +40,7 @@ SEATS: dict[str, type] = {
 
 REGISTRY: dict[str, dict[str, str]] = {
     "policy": {"causal_lm": "hone.policies.causal_lm:CausalLM"},
+    "engine": {"ddp": "hone.engines.ddp:DDP", "fsdp": "hone.engines.fsdp:FSDP"},
     "sampler": {"native": "hone.samplers.native:NativeSampler"},
     "processor": {
         "alphaone": "hone.papers.alphaone:AlphaOne",

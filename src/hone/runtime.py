@@ -3,27 +3,91 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
+from torch import distributed
+
+from hone import ranks
+from hone.hangs import EndedElsewhere
+
+LONGEST = timedelta(days=30)
+"""For what has no limit: torch wants one."""
+SPARE = 120.0
+"""Seconds beyond a limit, in which whoever passed it says what hung; those that wait for it hear of it."""
+
+
+@contextmanager
+def joined(name: str, *limits: float | None) -> Iterator[None]:
+    """Join the processes that torchrun or ``accelerate launch`` has started, if it has.
+
+    Gradients on a GPU travel by NCCL, everything else by gloo.
+
+    Args:
+        name: Of the device, as :func:`device` takes it.
+        limits: Seconds for the longest things that processes do by themselves; None for no limit.
+
+    Raises:
+        ValueError: If there are fewer GPUs here than processes.
+        EndedElsewhere: If what failed here did so because another process had failed before.
+    """
+    if _launched() < 2 or distributed.is_initialized():
+        yield
+        return
+    gpus = 0 if name == "cpu" else torch.cuda.device_count()
+    if gpus:
+        if _place() >= gpus:
+            raise ValueError(f"the launcher started a process for GPU {_place()}, and there are {gpus} here, from 0")
+        torch.cuda.set_device(_place())
+    longest = LONGEST if None in limits else timedelta(seconds=max(limits, default=0.0) + SPARE)
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=longest)
+    try:
+        yield
+    except Exception as error:
+        if getattr(error, "elsewhere", None) is not None:
+            raise EndedElsewhere(str(error)) from error
+        if (told := ranks.blame(error)) is None:
+            if "peer" in str(error):
+                error.add_note("another process of the run has ended without a word: it may have been killed")
+            raise
+        if type(error) in (RuntimeError, distributed.DistBackendError) or str(error) in told:
+            raise EndedElsewhere(told) from error
+        raise
+    distributed.destroy_process_group()
 
 
 def device(name: str) -> torch.device:
     """The device that ``name`` asks for; "auto" is the first CUDA GPU, then Apple's, then the CPU.
 
+    Of several processes each takes the GPU of its place.
+
     Raises:
-        ValueError: If the device is not here, or the launcher started several processes.
+        ValueError: If the device is not here, or the launcher started several processes for what runs in one.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if _launched() > 1 and not ranks.several():
         raise ValueError(
-            "this version trains in one process, and the launcher started WORLD_SIZE="
-            f"{os.environ['WORLD_SIZE']}; start it without torchrun or accelerate launch"
+            f"the launcher started {_launched()} processes, and only `hone train` and `hone resume` run in several; "
+            "start this without torchrun or accelerate launch"
         )
+    if ranks.several() and ":" in name:
+        raise ValueError(f"device: {name!r} is one for {ranks.count()} processes; give 'cuda', and each has its own")
     if name != "auto":
         try:
             torch.empty(0, device=name)
         except (RuntimeError, AssertionError) as error:
             raise ValueError(f"device: {name!r} cannot be used here ({str(error).splitlines()[0]})") from None
-        return torch.device(name)
+        return torch.device(name, _place()) if name == "cuda" and ranks.several() else torch.device(name)
     if torch.cuda.is_available():
-        return torch.device("cuda", 0)
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        return torch.device("cuda", _place() if ranks.several() else 0)
+    return torch.device("mps" if torch.backends.mps.is_available() and not ranks.several() else "cpu")
+
+
+def _launched() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _place() -> int:
+    """Of this process among those on its machine."""
+    return int(os.environ.get("LOCAL_RANK", "0"))

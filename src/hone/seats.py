@@ -154,6 +154,10 @@ class Policy(Protocol):
     whether a row may hold more than one branch; ``packs``, whether several groups stand in a row at no other cost than
     that of their steps, and then rows come to ``encode`` one at a time. ``advance`` is called after each optimiser
     step: the updated ``parameters`` take effect and ``version`` counts one up. ``frozen_copy`` is the reference.
+
+    One that can be spread over processes takes ``load(device, shard)`` too: ``shard(module, blocks, score)`` shards a
+    module in place, block by block, and gives what is to be called instead of ``score``. Its ``whole()`` is then a copy
+    with all weights, brought up to date, which every process has to ask for; ``state_dict`` has values in the first.
     """
 
     renderer: Renderer
@@ -171,6 +175,18 @@ class Policy(Protocol):
     def save(self, folder: Path) -> None: ...
     def state_dict(self) -> dict[str, Tensor]: ...
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None: ...
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """How the processes of a run share a policy: how it is loaded, and how their gradients come together.
+
+    Each process adds up the gradients of its own micro-batches, of which all have the same number. ``reduce`` then sums
+    them over the processes, where that has not happened yet. Nothing is averaged: the learner divides once.
+    """
+
+    def load(self, policy: Policy, device: torch.device) -> None: ...
+    def reduce(self, parameters: Sequence[torch.nn.Parameter]) -> None: ...
 
 
 @runtime_checkable
@@ -264,6 +280,9 @@ class Hook(Protocol):
     One with the attribute ``reads_evaluations = True`` is called after the evaluations of the step. One may also have
     ``on_stop(state)``, called once if the run ends before its last step, for what it would have done on that; and
     ``before_update(state)``, called when the coming step's groups have their advantages; it may raise ``Refusal``.
+
+    In a run of several processes all of them call it, and decide alike; what it writes to ``state.folder`` is kept in
+    the first alone. One with ``looks_on = True`` only shows or records, and is called in the first process alone.
     """
 
     def on_start(self, state: State) -> None: ...

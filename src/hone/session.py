@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 from weakref import WeakValueDictionary
 
-from hone import runtime
+from hone import ranks, runtime
 from hone.collect import Collector
 from hone.seats import Environment, SamplingParams, TaskSource, Verifier
 from hone.synthesis.provenance import fingerprint
@@ -68,7 +68,7 @@ class Session:
             **limits.pool,
         )
         closing.callback(self.collector.close)
-        self.policy.load(runtime.device(config.device))
+        config.engine.load(self.policy, runtime.device(config.device))
         self.policy.version = 0
         self.sampler.sync(self.policy)
         for source in every:
@@ -84,7 +84,13 @@ class Session:
         verifier: Verifier | None = None,
         environment: Environment | None = None,
     ) -> list[Group]:
-        """Play each task ``n`` times; see :meth:`hone.collect.Collector.play`."""
+        """Play each task ``n`` times; see :meth:`hone.collect.Collector.play`.
+
+        Raises:
+            ValueError: In a run of several processes, of which each would keep a journal of its own.
+        """
+        if ranks.several():
+            raise ValueError("tasks: a source that plays does so in one process: make its tasks before, by its command")
         groups = self.collector.play(tasks, n, params, verifier, environment)
         self.sampled += sum(group.generated for group in groups)
         return groups

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from hone import checkpoint, folder, origin
-from hone.collect import Interrupted, VerificationError, described, refuse_without_verdict
+from hone import checkpoint, folder, origin, ranks, runtime, snapshot
+from hone.collect import Interrupted, described
 from hone.guards import rewards
-from hone.hangs import HangError, within
+from hone.hangs import HangError
 from hone.interrupt import graceful
+from hone.judging import VerificationError, refuse_without_verdict
 from hone.learner import Learner
 from hone.recovery import Recovery
 from hone.report.run import Run
@@ -35,6 +36,7 @@ class Trainer:
 
     Attributes:
         interrupted: Whether Ctrl-C ended the last :meth:`fit`.
+        leads: Whether this is the first process of the run, which writes its folder.
 
     Example::
 
@@ -49,7 +51,8 @@ class Trainer:
         self.session = Session(config)
         self.policy, self.sampler = config.model, config.sampler
         self.reference: Reference | None = None
-        self.interrupted = False
+        self.leads = True
+        self.interrupted = self._asked = False
 
     @classmethod
     def from_config(cls, config: Any) -> Trainer:
@@ -72,11 +75,15 @@ class Trainer:
             Refusal: If a hook, such as the guard, refuses an update; likewise.
             HangError: If something takes longer than ``limits`` allow; likewise, while sampling.
         """
-        self.interrupted = False
+        self.interrupted = self._asked = False
         with ExitStack() as closing, graceful(self._stop):
+            limits = self.config.limits
+            closing.enter_context(runtime.joined(self.config.device, limits.sampling, limits.update))
+            self.leads = not ranks.index()
             self.folder = closing.enter_context(folder.claimed(self.config, resume=resume))
+            self._desk = closing.enter_context(folder.desk(self.folder))
             self.origin = origin.described(self.config)
-            start = checkpoint.newest_whole(self.folder) if resume else None
+            start = ranks.first(lambda: checkpoint.newest_whole(self.folder)) if resume else None
             changed = start is not None and origin.accept(start, self.origin, allow)
             if start is None:
                 folder.write_settings(self.folder, self.config.dump())
@@ -85,10 +92,11 @@ class Trainer:
             for hook in reversed(self.hooks):
                 closing.callback(self._call, hook, "on_end")
             if start is not None:
-                self._resume(start)
+                snapshot.restore(self, start)
+                self._publish()
                 folder.write_settings(self.folder, self.config.dump())
             self._tell("on_start")
-            checkpoint.refuse_unfit(self._parts())  # not after hours
+            checkpoint.refuse_unfit(snapshot.parts(self))  # not after hours
             if start is not None and (changed or self.state.metrics) and not self.interrupted:
                 self._save()  # an evaluation was made up for, or other settings accepted: not another time
             while self.state.step < self.config.steps and not (self.state.stop or self.interrupted):
@@ -106,7 +114,7 @@ class Trainer:
 
     def _attempt(self) -> bool:
         """Make a step, or leave everything as if it had not begun; whether it was made."""
-        self._enter_stage()
+        self.enter_stage()
         cursor = self.stage.tasks.state_dict()
         try:
             return self._step()
@@ -114,6 +122,7 @@ class Trainer:
             if self.recovery.updating:
                 raise  # the weights are of no whole step
             self.stage.tasks.load_state_dict(cursor)
+            self.interrupted = self.interrupted or any(ranks.each(lambda: self._asked))
             if not isinstance(error, Interrupted):
                 kept = f"saved in {self._save()}" if self.state.step else "there are none"
                 raise type(error)(f"step {self.state.step + 1}: {error}. The steps before: {kept}") from None
@@ -151,6 +160,7 @@ class Trainer:
         self._publish()
         ended = time.perf_counter()
         seconds |= {"update": ended - updating, "step": ended - started}
+        seconds = ranks.first(lambda: seconds)
         self.state.step += 1
         self.state.metrics = metrics | {f"time/{name}": value for name, value in seconds.items()}
         return True
@@ -189,7 +199,7 @@ class Trainer:
             shape(groups)
         self.stage.advantage(groups)
 
-    def _enter_stage(self) -> None:
+    def enter_stage(self) -> None:
         """Take the settings that hold from the coming step on."""
         self.stage = self.config.at(self.state.step)
         learner = self.learner
@@ -203,11 +213,13 @@ class Trainer:
         if any(reads_reference(part) for stage in stages for part in (stage.objective, *stage.shapers)):
             self.reference = self.policy.frozen_copy()
         course = {"steps": config.steps, "temperature": config.sampling.temperature, "seed": config.seed}
-        self.learner = Learner(self.policy, config.objective, config.optimizer, config.update, **course)
+        self.learner = Learner(
+            self.policy, config.objective, config.optimizer, config.update, **course, engine=config.engine
+        )
         self.state = State(
             0,
             config.steps,
-            self.folder,
+            self._desk,
             self.policy,
             reference=self.reference,
             play=self.session.collector.play,
@@ -219,7 +231,7 @@ class Trainer:
         )
         self.recovery = Recovery(self.learner, config.limits.update)
         self._published = self.policy.version
-        self._enter_stage()
+        self.enter_stage()
 
     def _anchor(self, weights: Mapping[str, Any] | None = None) -> None:
         """Make the policy as it is now, or the given trainable weights, the reference."""
@@ -229,66 +241,31 @@ class Trainer:
             )
         self.reference.load_state_dict(self.policy.state_dict() if weights is None else weights)
 
-    def _resume(self, path: Path) -> None:
-        saved = checkpoint.load(path)
-        self.policy.load_state_dict(saved["policy"])
-        self.policy.version = saved["version"]
-        if self.reference is not None and saved.get("reference"):
-            self.reference.load_state_dict(saved["reference"])
-        self.learner.load_state_dict(saved["learner"])
-        self.state.step = saved["step"]
-        self._enter_stage()
-        self.stage.tasks.load_state_dict(saved["tasks"])
-        for name, hook in _named(self.hooks):
-            if name in saved["hooks"]:  # else it is new to the run
-                hook.load_state_dict(saved["hooks"][name])
-        self._publish()
-        checkpoint.tidy(self.folder, keep=self.config.checkpoint.keep, best=self.config.checkpoint.best)
-        log.info("resumed from %s", path)
-
     def _save(self) -> Path:
-        """Write a checkpoint of the run as it was after the last whole step."""
-        state = {
-            "step": self.state.step,
-            "version": self.policy.version,
-            "policy": self.policy.state_dict(),
-            "reference": self.reference.state_dict() if self.reference is not None else {},
-            "learner": self.learner.state_dict(),
-            **self._parts(),
-        }
-        which = {"keep": self.config.checkpoint.keep, "best": self.config.checkpoint.best}
-        what = {"about": self.origin, "metrics": self.state.metrics}
-        with within("saving a checkpoint", self.config.limits.update, "limits.update"):
-            return checkpoint.save(self.folder, self.state.step, self.policy, state, **which, **what)
-
-    def _parts(self) -> dict[str, Any]:
-        """The states of what the run was given."""
-        hooks = {name: hook.state_dict() for name, hook in _named(self.hooks)}
-        return {"tasks": self.stage.tasks.state_dict(), "hooks": hooks}
+        return snapshot.save(self)
 
     def _tell(self, event: str) -> None:
-        """Call every hook, also those after one whose evaluation Ctrl-C cut short."""
-        for hook in self.hooks:
-            self._call(hook, event)
+        """Call every hook, also those after one whose evaluation Ctrl-C cut short.
 
-    def _call(self, hook: Hook, event: str) -> None:
-        try:
-            if act := getattr(hook, event, None):  # on_stop may be missing
+        Behind each all processes know of Ctrl-C in one of them, and of a reason to stop; or all have its error.
+        """
+        for hook in self.hooks:
+            told = ranks.each(partial(self._call, hook, event))
+            self.interrupted = any(interrupted for interrupted, _ in told)
+            self.state.stop = next((stop for _, stop in told if stop), None)
+
+    def _call(self, hook: Hook, event: str) -> tuple[bool, str | None]:
+        """Call one, but for those that look on in other processes than the first; whether and why to stop."""
+        act = getattr(hook, event, None)  # on_stop may be missing
+        if act and (self.leads or not getattr(hook, "looks_on", False)):
+            try:
                 act(self.state)
-        except Interrupted:
-            self.interrupted = True
+            except Interrupted:
+                self.interrupted = True
+        return self.interrupted or self._asked, self.state.stop
 
     def _stop(self) -> None:
-        """End the run after what cannot be interrupted."""
-        self.interrupted = True
+        """End the run after what cannot be interrupted: this process is asked to, and tells the others."""
+        self._asked = True
         if self.session.collector is not None:
             self.session.collector.cancel()
-
-
-def _named(hooks: Sequence[Hook]) -> Iterator[tuple[str, Hook]]:
-    """The hooks by the names of their classes, counted where there are several: a resumed run may have others too."""
-    seen: Counter[str] = Counter()
-    for hook in hooks:
-        name = type(hook).__qualname__
-        seen[name] += 1
-        yield f"{name} {seen[name]}", hook

@@ -72,8 +72,9 @@ def test_a_temperature_applied_twice(fit, monkeypatch):
 
 def test_a_temperature_left_out(fit, monkeypatch):
     def untempered(draw, logits, rules, at):
-        tokens, _ = draw(logits, rules, at)
-        return tokens, logits.float().log_softmax(-1).gather(-1, tokens[:, None])[:, 0]
+        drawn = draw(logits, rules, at)
+        plain = logits.float().log_softmax(-1).gather(-1, drawn.tokens[:, None])[:, 0]
+        return drawn._replace(logprobs=plain)
 
     drawing(monkeypatch, untempered)
     refused(fit, r"agreement: .*leaves the temperature out")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hone.guards.finding import Finding
+from hone.shards import full
 
 
 def stale(versions: Iterable[int], now: int) -> Finding | None:
@@ -38,7 +39,7 @@ def alike(policy: Mapping[str, int], sampler: Mapping[str, int]) -> Finding | No
 def finite(parameters: Iterable[Tensor]) -> Finding | None:
     """No weight is NaN or infinite."""
     held = list(parameters)
-    sums = [weight.sum(dtype=torch.float32) for weight in held]
+    sums = [full(weight.sum(dtype=torch.float32)) for weight in held]
     bad = sum(not math.isfinite(total) for total in map(float, sums))
     if not bad:
         return None

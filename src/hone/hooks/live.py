@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 from rich.console import Console
@@ -27,6 +27,8 @@ class Live:
         sample: Show the first trajectory of each step.
         console: Where to draw; by default standard output.
     """
+
+    looks_on: ClassVar[bool] = True
 
     metrics: list[str] = Field(default_factory=METRICS.copy)
     sample: bool = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from hone.hooks import jsonl
 from hone.hooks.rows import rows
@@ -26,6 +26,8 @@ class Log:
         tensorboard: Write TensorBoard events, to the folder ``tensorboard``.
         rollouts: Write every trajectory to ``rollouts.jsonl``, those of dropped groups included.
     """
+
+    looks_on: ClassVar[bool] = True
 
     tensorboard: bool = True
     rollouts: bool = True

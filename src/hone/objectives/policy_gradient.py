@@ -51,10 +51,13 @@ class PolicyGradient:
         costs a forward pass, unless the mini-batch is one micro-batch: then each field sees it whole anyhow.
         """
         pooled = self._pooled()
-        scores = [_as_sampled(batch) for batch in batches]
-        if not pooled or (None in scores and len(batches) == 1 and not ranks.several()):
+        if not pooled:
             return
-        if None in scores:
+        scores = [_as_sampled(batch) for batch in batches]
+        [missing] = ranks.summed(float(None in scores))
+        if missing and len(batches) == 1 and not ranks.several():
+            return
+        if missing:
             scores = [policy.score(batch) for batch in batches]
         for place, part in pooled.items():
             for batch, values in zip(batches, part.over(scores, batches), strict=True):

@@ -27,8 +27,8 @@ Differs from the paper in:
   bfloat16 differ by rounding. Where it recorded none (another sampler, ``top_p``, a processor), at stale weights, and
   from the second optimiser step on, a further forward pass tells, which ``pool: micro_batch`` does not need.
 - The text keeps all steps at the threshold; the authors' code keeps an exact number, k = max(1, ceil(keep n)), and so
-  does the default. Ties are broken by process, trajectory and step, in this order, never by layout. Processes that
-  hold consecutive parts of a mini-batch choose as one process would.
+  does the default. Ties are broken by trajectory and step, in this order, never by layout: several processes choose as
+  one would.
 - ``keep`` is taken as the decimal number that it is written as: 0.07 of 100 steps are 7, where floating point says 8.
 - With ``pool: micro_batch``, micro-batches count by their steps in the mean; in the authors' code, by their sequences.
 - ``normaliser: all`` is TRL's reading: at the same learning rate its step is smaller, by a factor of about ``keep``.
@@ -73,7 +73,7 @@ class HighEntropy:
 
         objective: {policy_gradient: {weights: [{high_entropy: {keep: 0.2}}]}}
 
-    Each step of the run logs, in nats, ``entropy/threshold``, the last entropy that is kept (a mean over pools), and
+    Each step of the run logs, in nats, ``entropy/threshold``, the last entropy that is kept (a mean over steps), and
     ``entropy/kept`` and ``entropy/dropped``, the mean entropy of either kind; and as shares, ``entropy/share`` of the
     trained steps that are kept, and ``entropy/untouched`` of the trajectories of which no step is.
 
@@ -146,9 +146,11 @@ class HighEntropy:
     def _chosen(self, entropy: Tensor, owners: Tensor, seed: int) -> Tensor:
         """The weights of steps ``[N]`` in order, each within its pool."""
         if self.pooled:
-            parts = ranks.gather(entropy)
-            before = sum(map(len, parts[: ranks.index()]))
-            return self._choose(torch.cat(parts), key(seed, "pool"))[before : before + len(entropy)]
+            parts, every = ranks.gather(entropy), torch.cat(ranks.gather(owners))
+            order = every.argsort(stable=True)  # a trajectory is in one process
+            weights = torch.empty_like(every, dtype=entropy.dtype)
+            weights[order] = self._choose(torch.cat(parts)[order], key(seed, "pool"))
+            return weights.split([len(part) for part in parts])[ranks.index()]
         names, counts = owners.unique_consecutive(return_counts=True)
         if self.pool != "response":
             names, counts = names[:1], counts.sum()[None]
@@ -193,5 +195,5 @@ class HighEntropy:
             "entropy/untouched": (float(trajectories - touched), float(trajectories)),
         }
         if self._thresholds:
-            found["entropy/threshold"] = (float(torch.stack(self._thresholds).mean()), 1.0)
+            found["entropy/threshold"] = (float(torch.stack(self._thresholds).mean()) * len(kept), float(len(kept)))
         return found

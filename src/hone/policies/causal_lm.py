@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +21,11 @@ from hone.policies.master import MasterWeights
 from hone.policies.reference import FrozenLM
 from hone.policies.weights import locate
 from hone.seats import Row, settings
+from hone.shards import full
 from hone.types import Batch, Scores
+
+Shard = Callable[[nn.Module, Iterable[nn.Module], Callable[..., Any]], Callable[..., Any]]
+"""``(module, blocks, score) -> score``: shards a module in place."""
 
 
 @settings
@@ -58,9 +63,16 @@ class CausalLM:
     takes_masks: bool = field(default=False, init=False, repr=False, compare=False)
     packs: bool = field(default=False, init=False, repr=False, compare=False)
     masters: Any = field(default=None, init=False, repr=False, compare=False)
+    _shard: Shard | None = field(default=None, init=False, repr=False, compare=False)
+    _score: Callable[..., Any] | None = field(default=None, init=False, repr=False, compare=False)
+    _whole: CausalLM | None = field(default=None, init=False, repr=False, compare=False)
 
-    def load(self, device: torch.device) -> None:
+    def load(self, device: torch.device, shard: Shard | None = None) -> None:
         """Load weights and tokenizer onto ``device``, and check that this model computes as hone expects.
+
+        Args:
+            device: Where to compute.
+            shard: Spreads a model over processes, see :class:`~hone.seats.Policy`. The whole one stays beside it.
 
         Raises:
             FileNotFoundError: If the weights are not here.
@@ -79,12 +91,49 @@ class CausalLM:
         stop = getattr(generation, "eos_token_id", None)
         stop = [] if stop is None else stop if isinstance(stop, list) else [stop]
         self.renderer = ChatRenderer(AutoTokenizer.from_pretrained(where), stop)
-        self.model.to(self.device).eval()
+        self.model.eval()
         if self.gradient_checkpointing:
             layers.recompute(self.model)
+        self._shard, self._score, self._whole = shard, None, None
+        if shard is None:
+            self.model.to(self.device)
+        else:
+            self._whole = copy.copy(self)
+            self._whole.model = copy.deepcopy(self.model).to(self.device)
+            parity.find_ways(self._whole)
+            self._split()
         self.masters = MasterWeights(self.model, self.offload)
-        parity.check_head(self)
+        parity.check_head(self.whole())
         parity.find_ways(self)
+
+    def _split(self) -> None:
+        """Leave a part of the model in this process."""
+        self._score = self._shard(self.model, layers.blocks(self.model), self._scored)
+
+    def twin(self) -> CausalLM:
+        """A policy with a model of its own that has the same weights, all frozen."""
+        twin = copy.copy(self)
+        twin.masters = twin._whole = None
+        twin.model = copy.deepcopy(self.whole().model).requires_grad_(False)
+        if self._shard is not None:
+            twin._split()
+        return twin
+
+    @torch.no_grad()
+    def whole(self) -> CausalLM:
+        """The policy with all weights in this process: itself, or its copy, brought up to date.
+
+        Every process has to call it.
+        """
+        if self._whole is None:
+            return self
+        if self._whole.version != self.version:
+            own = dict(self._whole.model.named_parameters())
+            for name, weight in self.model.named_parameters():
+                if weight.requires_grad:
+                    own[name].copy_(full(weight))
+            self._whole.version = self.version
+        return self._whole
 
     def _read(self, where: str) -> nn.Module:
         from transformers import AutoConfig, AutoModelForCausalLM
@@ -151,19 +200,22 @@ class CausalLM:
 
     def score(self, batch: Batch) -> Scores:
         """Log-probabilities and entropies of the batch's masked steps, by the weights as they are now."""
-        inputs = batch.inputs
+        found = (self._score or self._scored)(batch.inputs, batch.mask, batch.temperature)
+        empty = found.new_zeros(batch.mask.shape)
+        return Scores(*(empty.index_put(batch.mask.nonzero(as_tuple=True), values) for values in found))
+
+    def _scored(self, inputs: Mapping[str, Any], mask: Tensor, temperature: float) -> Tensor:
+        """The two of each masked step, ``[2, N]``."""
         hidden = self._hidden(inputs)
-        rows, steps = batch.mask.nonzero(as_tuple=True)
+        rows, steps = mask.nonzero(as_tuple=True)
         selected = hidden[rows, inputs["previous"][rows, steps]]
         targets = inputs["input_ids"][rows, steps]
         vocabulary, width = self.text_config.vocab_size, self.model.dtype.itemsize
         chunk, keep = head.budget(vocabulary, width, self.head_memory_mb, hidden.device)
         trained = [p for p in self.causal_lm.get_output_embeddings().parameters() if p.requires_grad]
-        log_probs, entropy = head.chunked(
-            self.logits, selected, targets, batch.temperature, parameters=trained, chunk=chunk, keep=keep
+        return torch.stack(
+            head.chunked(self.logits, selected, targets, temperature, parameters=trained, chunk=chunk, keep=keep)
         )
-        empty = log_probs.new_zeros(batch.mask.shape)
-        return Scores(*(empty.index_put((rows, steps), values) for values in (log_probs, entropy)))
 
     def _hidden(self, inputs: Mapping[str, Any]) -> Tensor:
         end, positions = inputs["end"], inputs["position_ids"]
@@ -202,7 +254,7 @@ class CausalLM:
         return FrozenLM(self)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The trainable weights in float32."""
+        """The trainable weights in float32; where they are sharded, the first process has them."""
         return self.masters.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -215,6 +267,8 @@ class CausalLM:
         A full fine-tune is written in the precision that it computes in: bit for bit the model that was sampled from
         and evaluated. The float32 weights behind it are in :meth:`state_dict`. How adapters are, :class:`LoRA` says.
         """
+        if self._whole is not None:
+            return self._whole.save(folder)
         self.renderer.tokenizer.save_pretrained(folder)
         if self.lora:
             self.lora.write(self.model, folder)

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
+from hone.shards import full, kept, placed
+
 
 class MasterWeights:
     """The trainable weights in float32, for a model that may compute in a lower precision.
@@ -48,13 +50,13 @@ class MasterWeights:
                 weight.copy_(master)
 
     def rounded(self) -> Iterator[tuple[str, Tensor]]:
-        """Name and value of each trained weight, as :meth:`publish` rounds it."""
+        """Name and whole value of each trained weight, as :meth:`publish` rounds it."""
         for name, (weight, master) in self.pairs.items():
-            yield name, master.detach().to(weight.dtype)
+            yield name, full(master.detach()).to(weight.dtype)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Name to float32 weight."""
-        return {name: master.detach() for name, (_, master) in self.pairs.items()}
+        """Name to float32 weight; of sharded ones the first process has all, and the others nothing."""
+        return {name: kept(master.detach()) for name, (_, master) in self.pairs.items()}
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -67,7 +69,7 @@ class MasterWeights:
             strange = sorted(state.keys() ^ self.pairs.keys())[:3]
             raise ValueError(f"the checkpoint's trainable weights are not this model's; they differ in {strange}")
         for name, (_, master) in self.pairs.items():
-            master.copy_(state[name])
+            master.copy_(placed(state[name], master))
         self.publish()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from hone.shards import kept, placed
 from hone.types import Batch, Scores
 
 if TYPE_CHECKING:
@@ -35,9 +35,7 @@ class FrozenLM:
         """With LoRA: the frozen adapters, once there are any."""
         self._initial = True
         if not policy.lora:
-            self.policy = copy.copy(policy)
-            self.policy.masters = None  # those of the policy that learns
-            self.policy.model = copy.deepcopy(policy.model).requires_grad_(False)
+            self.policy = policy.twin()
 
     @torch.no_grad()
     def score(self, batch: Batch) -> Scores:
@@ -49,7 +47,7 @@ class FrozenLM:
 
     def state_dict(self) -> dict[str, Tensor]:
         """The weights that were taken over, in the model's precision; empty for the initial policy."""
-        return {} if self._initial else dict(self._frozen())
+        return {} if self._initial else {name: kept(weight) for name, weight in self._frozen()}
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -64,9 +62,9 @@ class FrozenLM:
             strange = sorted(state.keys() ^ self._names)[:3]
             raise ValueError(f"the reference cannot take over these weights: the names differ in {strange}")
         if self.policy.lora and not self._adapters:
-            self._adapters = {name: torch.empty_like(weight.data) for name, weight in self._trainable()}
+            self._adapters = {name: torch.empty_like(weight) for name, weight in self._trainable()}
         for name, weight in self._frozen():
-            weight.copy_(state[name])
+            weight.copy_(placed(state[name], weight))
         self._initial = False
 
     def _frozen(self) -> Iterator[tuple[str, Tensor]]:
@@ -78,13 +76,12 @@ class FrozenLM:
 
     @contextmanager
     def _swapped(self) -> Iterator[None]:
-        """The frozen adapters in the place of the live ones: the tensors themselves move, no value is copied."""
-        places = {name: weight for name, weight in self.policy.model.named_parameters() if name in self._names}
-        live = {name: weight.data for name, weight in places.items()}
+        """The frozen adapters in the place of the live ones: values are copied, for a shard must stay where it is."""
+        live = {name: weight.clone() for name, weight in self._trainable()}
         try:
-            for name, weight in places.items():
-                weight.data = self._adapters[name]
+            for name, weight in self._trainable():
+                weight.copy_(self._adapters[name])
             yield
         finally:
-            for name, weight in places.items():
-                weight.data = live[name]
+            for name, weight in self._trainable():
+                weight.copy_(live[name])

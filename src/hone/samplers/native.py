@@ -76,9 +76,12 @@ class NativeSampler:
     def sync(self, policy: Any) -> None:
         """Bind the policy; its weights are read where they are, so later updates need no copy.
 
+        Of one that is sharded the whole copy is read, which every process has to ask for.
+
         Raises:
             ValueError: If the policy's model cannot be decoded with an explicit attention mask.
         """
+        policy = policy.whole() if hasattr(policy, "whole") else policy
         if not getattr(policy, "takes_masks", False):
             raise ValueError("sampler: the native sampler needs a model whose layers are all attention")
         if policy is not self._policy:
