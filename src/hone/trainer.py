@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from hone import checkpoint, folder, origin
+from hone import checkpoint, folder, origin, peaks
 from hone.collect import Interrupted, VerificationError, described, refuse_without_verdict
 from hone.guards import rewards
 from hone.hangs import HangError, within
@@ -128,13 +128,13 @@ class Trainer:
 
     def _step(self) -> bool:
         """One round of sampling and updating; False if there was nothing left to play."""
-        started, aside = time.perf_counter(), self.session.sampled
+        started, aside, _ = time.perf_counter(), self.session.sampled, peaks.peak()
         groups, kept, seconds = self._collect()
         if not groups:
             return False
         if self.state.step == 0 or len(groups) >= max(2, self.stage.prompts):  # one, or a few at the end, may be bad
             refuse_without_verdict(groups)
-        metrics = described(groups, kept)
+        metrics = described(groups, kept) | {"memory/sample": peaks.peak()}
         if self.session.sampled > aside:
             metrics["tokens/aside"] = self.session.sampled - aside
         chosen = [group for group, keep in zip(groups, kept, strict=True) if keep]
@@ -149,9 +149,9 @@ class Trainer:
         updating = time.perf_counter()
         metrics |= self.recovery.update(chosen, self.state, self.stage.update.on_bad)
         self._publish()
-        ended = time.perf_counter()
-        seconds |= {"update": ended - updating, "step": ended - started}
+        seconds |= {"update": (ended := time.perf_counter()) - updating, "step": ended - started}
         self.state.step += 1
+        metrics |= {"memory/update": peaks.peak()}
         self.state.metrics = metrics | {f"time/{name}": value for name, value in seconds.items()}
         return True
 
