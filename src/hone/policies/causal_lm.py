@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from pydantic import Field
@@ -21,6 +21,9 @@ from hone.policies.reference import FrozenLM
 from hone.policies.weights import locate
 from hone.seats import Row, settings
 from hone.types import Batch, Scores
+
+if TYPE_CHECKING:
+    from hone.policies.hollow import Hollow
 
 
 @settings
@@ -107,6 +110,12 @@ class CausalLM:
         config.save_pretrained(folder)
         AutoTokenizer.from_pretrained(where).save_pretrained(folder)
         return replace(self, path=str(folder), random_weights=0, dtype="float32")
+
+    def hollow(self, dtype: str) -> Hollow:
+        """The model without weights, as it would compute in ``dtype``, for those who plan."""
+        from hone.policies.hollow import Hollow
+
+        return Hollow(self, getattr(torch, dtype))
 
     @property
     def shares_context(self) -> bool:

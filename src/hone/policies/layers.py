@@ -17,7 +17,7 @@ def recompute(model: nn.Module) -> None:
     Transformers' own switch works in training mode only, where some models draw dropout. A bound method in a partial
     follows its layer when the model is copied.
     """
-    for layer in _layers(model):
+    for layer in blocks(model):
         layer.forward = partial(_recomputed, layer.forward)
 
 
@@ -27,7 +27,8 @@ def _recomputed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
 
 
-def _layers(model: nn.Module) -> Iterator[nn.Module]:
+def blocks(model: nn.Module) -> Iterator[nn.Module]:
+    """The transformer layers of a model."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     return (layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer))

@@ -1,0 +1,102 @@
+"""Seconds of a step's phases: for each part what bounds it, arithmetic or memory, at the rates that were achieved.
+
+All of it is a roofline: a pass takes as long as its products at the device's rate, or as moving its bytes, whichever is
+longer, and what a layer costs beside. Nothing is hidden behind anything else, and devices wait for each other.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hone.planning import flops
+from hone.planning.hardware import Hardware
+from hone.planning.memory import Layout, Memory
+from hone.planning.work import Work
+from hone.policies import head
+
+MOVED = 5.0
+"""How often what is kept for the backward pass is moved: written, read, and its gradient likewise; casts beside."""
+LOGIT = 75.0
+"""Bytes that are moved for a trained logit, from its product to its gradient, in the passes of ``policies/head.py``."""
+DRAWN = 30.0
+"""And for one that is drawn from."""
+ADAM = 28.0
+"""Bytes that AdamW moves for a weight: four numbers read, three written."""
+
+
+class Speed:
+    """How long phases take.
+
+    Args:
+        config: Of the run.
+        memory: Has the model, the device and their layout.
+    """
+
+    def __init__(self, config: Any, memory: Memory) -> None:
+        self.config, self.memory = config, memory
+        self.shape, self.width = memory.shape, memory.width
+        self.hardware: Hardware = memory.hardware
+        self.layout: Layout = memory.layout
+        self.rate = self.hardware.flops["bfloat16" if self.width == 2 else "float32"]
+
+    def sampling(self, work: Work) -> dict[str, float]:
+        """Of a step's sampling: prompts, and answers in waves of as many as there are slots."""
+        shape, gear, achieved = self.shape, self.hardware, self.hardware.achieved
+        slots = min(getattr(self.config.sampler, "max_sequences", 64), work.sequences)
+        passes = work.sequences * work.response / slots
+        reading = 2.0 * shape.products * work.contexts / (self.rate * achieved.products)
+        weights = shape.products + shape.head
+        keys = work.contexts / max(1, work.prompts) + work.response / 2
+        arithmetic = 2.0 * weights * slots / (self.rate * achieved.narrow)
+        moving = weights * self.width / (gear.bandwidth * achieved.bandwidth)
+        attention = slots * keys * shape.cache * self.width / (gear.bandwidth * achieved.bandwidth)
+        drawing = slots * shape.vocabulary * DRAWN / (gear.bandwidth * achieved.elementwise)
+        return {
+            "prompts": reading + shape.layers * gear.layer,
+            "weights": passes * max(arithmetic, moving),
+            "cache": passes * attention,
+            "drawing": passes * drawing,
+            "layers": passes * shape.layers * gear.layer,
+            "gathering": self._gathered(passes),
+        }
+
+    def update(self, work: Work) -> dict[str, float]:
+        """Of a step's update, and of the passes before it that a reference or old log-probabilities need."""
+        shape, gear, policy = self.shape, self.hardware, self.config.model
+        micros = [micro for mini in work.minibatches for micro in mini]
+        if not micros:
+            return {}
+        further = self.memory.reads_reference + (not work.on_policy)
+        recomputed = policy.gradient_checkpointing
+        _, keep = head.budget(shape.vocabulary, self.width, policy.head_memory_mb)
+        done = flops.update(shape, work, keep=keep, recomputed=recomputed, passes=further)
+        largest = work.largest
+        kept = self.memory.kept(largest).total / largest.tokens
+        tokens, trained = (sum(getattr(m, name) for m in micros) for name in ("tokens", "trained"))
+        moved = kept * tokens * (MOVED * work.epochs + (MOVED / 3) * (further + recomputed * work.epochs))
+        logits = trained * shape.vocabulary * LOGIT * (work.epochs + further / 3)
+        steps = len(work.minibatches) * work.epochs
+        own = shape.trained / self.layout.parts
+        passes = len(micros) * (3 * work.epochs + further + recomputed * work.epochs)
+        fast, slow = gear.bandwidth * gear.achieved.bandwidth, gear.bandwidth * gear.achieved.elementwise
+        return {
+            "products": (done.products + done.head) / (self.rate * gear.achieved.products),
+            "attention": done.attention / (self.rate * gear.achieved.narrow),
+            "activations": moved / slow,
+            "logits": logits / slow,
+            "gradients": len(micros) * work.epochs * shape.trained * (8 + 2 * self.width) / fast,
+            "optimiser": steps * own * (ADAM + self.width) / fast,
+            "layers": passes * shape.layers * gear.layer,
+            "gathering": self._gathered(len(micros) * (2 * work.epochs + further)) + self._reduced(steps),
+        }
+
+    def _gathered(self, passes: float) -> float:
+        """Seconds in which every device gets the weights that others have."""
+        parts = self.layout.parts
+        return passes * self.shape.parameters * self.width * (1 - 1 / parts) / self.hardware.interconnect
+
+    def _reduced(self, steps: int) -> float:
+        """Seconds in which gradients are summed over devices: a ring moves each twice, one that shards once."""
+        devices = self.layout.devices
+        times = 1 if self.layout.sharding == "fsdp" else 2
+        return steps * times * self.shape.trained * 4 * (1 - 1 / devices) / self.hardware.interconnect
