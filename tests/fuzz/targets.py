@@ -187,14 +187,22 @@ CALL = json.dumps({"name": WORD, "arguments": {"base": 10, "unit": "cm"}})
 ASKED = {
     "instruction_id_list": [
         "keywords:existence", "length_constraints:number_sentences", "detectable_format:title", "startend:quotation",
-        "detectable_content:postscript", "combination:two_responses", "detectable_format:json_format",
-        "detectable_format:number_highlighted_sections", "length_constraints:nth_paragraph_first_word",
+        "detectable_content:postscript", "detectable_format:number_highlighted_sections",
+        "length_constraints:nth_paragraph_first_word", "detectable_format:number_bullet_lists", "punctuation:no_comma",
     ],
     "kwargs": [
-        {"keywords": [WORD]}, {"num_sentences": 2, "relation": "at least"}, {}, {}, {"postscript_marker": "P.P.S"}, {},
-        {}, {"num_highlights": 2}, {"num_paragraphs": 2, "nth_paragraph": 1, "first_word": "yes"},
+        {"keywords": [WORD]}, {"num_sentences": 2, "relation": "at least"}, {}, {}, {"postscript_marker": "P.P.S"},
+        {"num_highlights": 2}, {"num_paragraphs": 2, "nth_paragraph": 1, "first_word": "yes"}, {"num_bullets": 1}, {},
     ],
 }  # fmt: skip
+FORMS = {
+    "instruction_id_list": ["keywords:existence", "combination:two_responses", "startend:end_checker"],
+    "kwargs": [{"keywords": [WORD]}, {}, {"end_phrase": "bye"}],
+}
+OBJECT = {
+    "instruction_id_list": ["keywords:existence", "detectable_format:json_format"],
+    "kwargs": [{"keywords": [WORD]}, {}],
+}
 LATEX = [
     r"\frac{", r"\sqrt{", r"\sum_{i=1}^{", r"\int_0^1", r"\pi", r"\cdot", r"\left(", r"\right)", r"\text{", "^{", "x^2",
     r"\begin{pmatrix}", r"\end{pmatrix}", "&", r"\\", r"\infty", r"\cup", "[0, 1)", "x = ", r"\le", "!",
@@ -253,12 +261,18 @@ TARGETS: dict[str, Target] = {
     ),
     "ifeval": Target(
         judged(IFEvalVerifier(loose=True), **ASKED), ["yes", "P.P.S. ", "******", "*a*", "<<t>>", "\n\n", ". ", WORD],
-        [f'"yes <<{WORD}>> *a* *b*. More.\n\nP.P.S. x"'], without("z"), 0.5,
+        [f'"yes <<{WORD}>> *a* *b*. More.\n\n- one\nP.P.S. x"'], without("z"), 0.5,
+    ),
+    "ifeval forms": Target(
+        judged(IFEvalVerifier(partial=True), **FORMS), ["******", "bye"], [f"{WORD}\n******\nbye"], without("z"), 0.5
+    ),
+    "ifeval json": Target(
+        judged(IFEvalVerifier(), **OBJECT), ["```json\n", "{", "NaN"], [f'{{"{WORD}": [1]}}'], without("z"), 0.5
     ),
     "countdown": Target(
-        judged(CountdownVerifier(), None, nums=[97, 89, 83], target=716639),
-        ["97", "89", "83", "*", "+", "716639", "=", "(", ")", r"\times", "$$", r"\("],
-        ["<answer>97 * 89 * 83</answer>", "97 * 89 * 83 = 716639", r"\boxed{(97 * 89) * 83}"], without("9"),
+        judged(CountdownVerifier(), None, nums=[97, 89, 83], target=716539),
+        ["97", "89", "83", "*", "+", "716539", "=", "(", ")", r"\times", "$$", r"\("],
+        ["<answer>97 * 89 * 83</answer>", "97 * 89 * 83 = 716539", r"\boxed{(97 * 89) * 83}"], without("9"),
     ),
     "expressions": Target(_arithmetic, ["12", "(", ")", "+", "-", "*", "/", "÷", r"\left", r"\cdot"]),
     "function_call": Target(

@@ -29,8 +29,9 @@ def test_float32_by_hand(tiny_config, gear):
     update = found["update"].device
     steps = 2 * 3 * 20
     assert update["logits"] == steps * 261 * 16 + steps * 261 * 4  # worked on, and kept
-    assert update["gradient of the head"] == 261 * 32 * (4 + 4 + 4)
-    assert update["gradients"] == 0  # one micro-batch: when its backward pass begins there are none
+    assert update["gradient of the head"] == 261 * 32 * (4 + 4)
+    assert update["gradients"] == (2 * 261 * 32 + 32) * 8  # of one micro-batch the embedding's, which is last
+    assert phases(tiny_config(), gear(gpu=True))["update"].device["gradients"] == 0  # what was freed is there for them
 
 
 def test_bfloat16_keeps_masters_and_offload_takes_them_away(tiny_config, gear):
@@ -74,43 +75,44 @@ def test_slots_end_as_long_as_predicted(context, response, most):
     assert cache_length(context, response, most) == slots.length
 
 
-@pytest.fixture(scope="module")
-def shared(tiny_folder):
-    """A configuration whose model is read once, for many plans."""
-    return {}
+PACKED = 1.1
+"""Which groups share a row depends on which there are, so that the fullest row may be a little less full with more."""
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
-    few=st.integers(0, 9),
-    more=st.integers(0, 9),
+    few=st.integers(0, 10),
+    more=st.integers(0, 10),
     sharding=st.sampled_from(["none", "fsdp"]),
     tokens=st.integers(30, 400),
 )
 def test_more_devices_never_need_more_memory_each(planned, few, more, sharding, tokens):
     less, much = sorted((2**few, 2**more))
     one, other = (planned(tokens, Layout(devices, sharding)) for devices in (less, much))
-    assert all(other[name] <= one[name] for name in other)
+    for name, phase in other.items():
+        for part, size in phase.device.items():
+            assert size <= one[name].device.get(part, 0.0) * (PACKED if name != "load" else 1) or part == "gradients"
+        assert phase.total <= PACKED * one[name].total
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(small=st.integers(30, 600), large=st.integers(30, 600))
-def test_more_tokens_never_need_less_memory(planned, small, large):
-    less, much = sorted((small, large))
-    assert planned(less, Layout())["update"] <= planned(much, Layout())["update"]
+def test_larger_micro_batches_never_need_less_memory(planned, small, large):
+    less, much = (planned(tokens, Layout())["update"].device for tokens in sorted((small, large)))
+    assert less["activations"] <= PACKED * much["activations"]
+    assert less["logits"] <= PACKED * much["logits"]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(short=st.integers(1, 300), long=st.integers(1, 300))
-def test_longer_answers_never_need_less(planned, short, long):
-    less, much = sorted((short, long))
-    before, after = (planned(400, Layout(), response=length) for length in (less, much))
-    assert before["sample"] <= after["sample"]
+def test_longer_answers_never_need_a_smaller_cache(planned, short, long):
+    less, much = (planned(400, Layout(), response=length)["sample"].device for length in sorted((short, long)))
+    assert less["cache"] <= much["cache"]
 
 
 @pytest.fixture(scope="module")
 def planned(tiny_folder):
-    """``planned(tokens, layout, response=20)``: bytes by phase, of a model that is read once."""
+    """``planned(tokens, layout, response=20)``: the phases, of a model that is read once."""
     import hone
     from hone.planning import hardware
     from hone.planning.plan import hollow
@@ -126,7 +128,6 @@ def planned(tiny_folder):
     def plan(tokens, layout, response=20):
         config.update.tokens = tokens
         lengths = Lengths((12, 9), response)
-        found = Memory(config, model, gear, layout).phases(work(config, lengths, devices=layout.devices))
-        return {name: phase.total for name, phase in found.items()}
+        return Memory(config, model, gear, layout).phases(work(config, lengths, devices=layout.devices))
 
     return plan

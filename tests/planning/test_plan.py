@@ -1,4 +1,5 @@
 import json
+import math
 
 import pytest
 import torch
@@ -78,8 +79,8 @@ def test_time_by_hand(tiny_config, gear):
     passes = 20  # six sequences at once
     assert plan.sampling["layers"] == pytest.approx(passes * 2 * 1e-3)
     arithmetic, moving = 2 * (shape.products + shape.head) * 6 / 1e12, (shape.products + shape.head) * 4 / 1e9
-    assert plan.sampling["weights"] == pytest.approx(passes * max(arithmetic, moving))
-    assert plan.update["optimiser"] == pytest.approx(shape.trained * 32 / 1e9)
+    assert plan.sampling["weights"] == pytest.approx(passes * math.hypot(arithmetic, moving))
+    assert plan.update["optimiser"] == pytest.approx(shape.trained * 52 / 1e9)
     assert plan.update["gathering"] == 0
 
 

@@ -16,6 +16,14 @@ def test_rows_and_micro_batches_are_those_of_the_update(tiny_config):
     assert found.contexts == 40
 
 
+def test_answers_are_spread_around_their_mean():
+    assert Lengths((1,), 20).spread(3) == [20, 20, 20]
+    assert sorted(Lengths((1,), 20, longest=30).spread(5)) == [10, 15, 20, 25, 30]
+    assert sorted(Lengths((1,), 3, longest=300).spread(3)) == [1, 3, 5]
+    assert Lengths((1,), 20, longest=30).spread(1) == [20]
+    assert sum(Lengths((1,), 50, longest=64).spread(8)) == 400
+
+
 def test_minibatches_and_epochs(tiny_config):
     found = work(tiny_config(prompts=4, update={"minibatches": 2, "epochs": 3}), Lengths((10,), 20))
     assert [len(mini) for mini in found.minibatches] == [1, 1]
@@ -39,7 +47,7 @@ def test_what_the_gate_drops_is_sampled_and_not_trained(tiny_config):
 def test_prompts_are_measured_by_the_tokenizer_and_the_source_stays_where_it_is(tiny_config, gear):
     config = tiny_config()
     planner = Planner(config, gear())
-    assert planner.lengths == Lengths((8,), 20)
+    assert planner.lengths == Lengths((8,) * 32, 20)  # the source begins anew
     assert next(config.tasks).prompt[-1]["content"] == "12345"
 
 

@@ -14,7 +14,7 @@ MODELS = {
     "tied": ("tied", {}),
     "qwen2": ("llama", {"model_type": "qwen2"}),
     "qwen2, tied": ("llama", {"model_type": "qwen2", "tie_word_embeddings": True}),
-    "smollm2's shape": ("llama", {"num_attention_heads": 3, "num_key_value_heads": 1, "tie_word_embeddings": True}),
+    "smollm2's shape": ("llama", {"hidden_size": 24, "num_attention_heads": 3, "num_key_value_heads": 1}),
     "gemma2": ("gemma2", {}),
     "mixtral": ("mixtral", {}),
 }
@@ -86,7 +86,7 @@ def test_what_is_kept_for_the_backward_pass_is_what_autograd_keeps(tiny_folder, 
     assert hidden.requires_grad
     predicted = hollow.kept(TREE, packed=True)
     assert predicted.total == sum(storage.nbytes() for storage in kept.values())
-    assert 2 * predicted.layer + predicted.outside == pytest.approx(predicted.total, rel=0.01)  # of two layers
+    assert predicted.layer < predicted.total - predicted.outside < 2 * predicted.layer  # the first keeps positions too
     assert predicted.inputs == 2 * len(TREE) * 32 * policy.model.dtype.itemsize
 
 

@@ -62,7 +62,9 @@ def _mean_step(planner: Planner, rows: list[dict[str, Any]]) -> Plan:
     played = fmean(row["groups/kept"] + row["groups/dropped"] for row in rows)
     kept = round(fmean(row["groups/kept"] for row in rows))
     response = max(1, round(fmean(row["length/mean"] for row in rows)))
-    planner.lengths = replace(planner.lengths, response=response)
+    most = planner.config.sampling.max_tokens
+    cut = any(row["length/truncated"] for row in rows)
+    planner.lengths = replace(planner.lengths, response=response, longest=most if cut else min(most, 2 * response))
     return planner.plan(kept=kept, rounds=played / planner.config.prompts)
 
 

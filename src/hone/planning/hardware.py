@@ -24,7 +24,7 @@ class Achieved:
         products: Large matrix products.
         narrow: Those of a decode step, which has few rows.
         bandwidth: Reading weights and cache in a decode step.
-        elementwise: Passes over activations between the products.
+        elementwise: Passes over activations and logits between the products.
     """
 
     products: Share
@@ -44,6 +44,7 @@ class Hardware:
         bandwidth: Of its memory, bytes/s.
         achieved: Of these.
         layer: Seconds that a layer costs in a pass beyond its arithmetic.
+        slack: What allocators take beside activations, as a share of these.
         reserve: Bytes that are taken before anything of a run is there.
         interconnect: Bytes/s from a device to others.
         price: US dollars an hour.
@@ -56,6 +57,7 @@ class Hardware:
     bandwidth: float = Field(gt=0)
     achieved: Achieved
     layer: float = Field(ge=0)
+    slack: float = Field(0.0, ge=0)
     reserve: float = Field(ge=0)
     interconnect: float = Field(gt=0)
     price: float | None = Field(None, ge=0)

@@ -62,7 +62,6 @@ class Memory:
     def __init__(self, config: Any, hollow: Hollow, hardware: Hardware, layout: Layout) -> None:
         self.config, self.hollow, self.hardware, self.layout = config, hollow, hardware, layout
         self.policy, self.shape = config.model, hollow.shape
-        self._kept: dict[int, Kept] = {}
         self.width = 2 if hardware.dtype(self.policy.dtype) == "bfloat16" else 4
 
     def phases(self, work: Work) -> dict[str, Phase]:
@@ -90,9 +89,12 @@ class Memory:
 
     def kept(self, micro: MicroBatch) -> Kept:
         """What the backbone keeps of a micro-batch for the backward pass."""
-        if micro.tokens not in self._kept:
-            self._kept[micro.tokens] = self.hollow.kept(_row(micro), packed=not self.hardware.gpu)
-        return self._kept[micro.tokens]
+        return self.hollow.kept(_row(micro), packed=not self.hardware.gpu)
+
+    @property
+    def masters(self) -> bool:
+        """Whether float32 weights are kept beside those of the model."""
+        return self.width != MASTER or self.policy.offload
 
     @property
     def reads_reference(self) -> bool:
@@ -113,7 +115,7 @@ class Memory:
         if self.reads_reference and not self.policy.lora:
             held["reference"] = shape.parameters * self.width / parts
         masters = {"moments": shape.trained * MOMENTS / parts} if moments else {}
-        if self.width != MASTER or self.policy.offload:
+        if self.masters:
             masters["master weights"] = shape.trained * MASTER / parts
         return (held, masters) if self.policy.offload else (held | masters, {})
 
@@ -123,7 +125,7 @@ class Memory:
         slots = min(getattr(sampler, "max_sequences", 64), work.sequences)
         read = min(getattr(sampler, "prefill_tokens", 4096), work.contexts)
         contexts = min(work.contexts, work.longest * -(-slots // self.config.siblings))
-        length = cache_length(work.longest, work.response, self.config.sampling.max_tokens)
+        length = cache_length(work.longest, work.longest_response, self.config.sampling.max_tokens)
         return {
             "cache": float(slots * length * shape.cache * self.width),
             "cached prompts": float(contexts * shape.cache * self.width),
@@ -140,23 +142,34 @@ class Memory:
         """The peak: as a backward pass begins, with the gradients of earlier ones; or as the only one ends."""
         gradients = self.shape.trained * GRADIENT / self.layout.parts
         recomputed = self.policy.gradient_checkpointing
-        activations = float(kept.inputs + kept.outside + kept.layer if recomputed else kept.total)
+        activations = (kept.inputs + kept.outside + kept.layer if recomputed else kept.total) * (
+            1 + self.hardware.slack
+        )
         logits = self._head(micro, learns=True)
         begins = activations + sum(logits.values())
         host = {"gradients": gradients} if self.policy.offload else {}
         on_device = 0.0 if self.policy.offload else gradients
         if several or begins >= on_device + kept.layer:
-            return {"activations": activations, **logits, "gradients": on_device * several}, host
+            made = on_device if several else self._embedding()
+            return {"activations": activations, **logits, "gradients": made}, host
         return {"gradients": on_device, "a layer": float(kept.layer)}, host
 
+    def _embedding(self) -> float:
+        """Its gradient comes last: on a CPU the C library keeps the activations until then, a GPU reuses them."""
+        if self.hardware.gpu or not self.shape.head_trained:
+            return 0.0
+        moved = GRADIENT / self.layout.parts if self.masters and not self.policy.offload else 0
+        return float(self.shape.outside * (2 * self.width + moved))
+
     def _head(self, micro: MicroBatch, *, learns: bool) -> dict[str, float]:
-        """Logits that are worked on and kept, and the gradient of the head, in float32 and twice in its own type."""
+        """Logits, worked on and kept; the gradient of the head: the sum in float32, that of a piece, and rounded."""
         shape, steps = self.shape, micro.trained
         chunk, keep = head.budget(shape.vocabulary, self.width, self.policy.head_memory_mb)
         found = {"logits": float(min(chunk, steps) * shape.vocabulary * 4 * head.COPIES)}
         if learns:
             found["logits"] += min(keep, steps) * shape.vocabulary * self.width
-            found["gradient of the head"] = float(shape.head * (4 + 2 * self.width)) if shape.head_trained else 0.0
+            copies = GRADIENT + self.width * (1 + (self.width != GRADIENT))
+            found["gradient of the head"] = float(shape.head * copies) if shape.head_trained else 0.0
         return found
 
 

@@ -1,11 +1,13 @@
 """Seconds of a step's phases: for each part what bounds it, arithmetic or memory, at the rates that were achieved.
 
-All of it is a roofline: a pass takes as long as its products at the device's rate, or as moving its bytes, whichever is
-longer, and what a layer costs beside. Nothing is hidden behind anything else, and devices wait for each other.
+A pass takes as long as its products at the device's rate, or as moving its bytes, whichever is longer (where both are
+alike, somewhat longer: the root of the sum of their squares), and what a layer costs beside. Nothing is hidden behind
+anything else, and devices wait for each other.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from hone.planning import flops
@@ -20,8 +22,9 @@ LOGIT = 75.0
 """Bytes that are moved for a trained logit, from its product to its gradient, in the passes of ``policies/head.py``."""
 DRAWN = 30.0
 """And for one that is drawn from."""
-ADAM = 28.0
-"""Bytes that AdamW moves for a weight: four numbers read, three written."""
+ADAM = 48.0
+"""Bytes that an optimiser step moves for a weight: AdamW reads four numbers and writes three; before it the gradient is
+divided, its norm taken, and clipped."""
 
 
 class Speed:
@@ -43,17 +46,19 @@ class Speed:
         """Of a step's sampling: prompts, and answers in waves of as many as there are slots."""
         shape, gear, achieved = self.shape, self.hardware, self.hardware.achieved
         slots = min(getattr(self.config.sampler, "max_sequences", 64), work.sequences)
-        passes = work.sequences * work.response / slots
+        tokens = work.sequences * work.response
+        passes = max(work.longest_response, tokens / slots)
+        rows = tokens / passes
         reading = 2.0 * shape.products * work.contexts / (self.rate * achieved.products)
         weights = shape.products + shape.head
         keys = work.contexts / max(1, work.prompts) + work.response / 2
-        arithmetic = 2.0 * weights * slots / (self.rate * achieved.narrow)
+        arithmetic = 2.0 * weights * rows / (self.rate * achieved.narrow)
         moving = weights * self.width / (gear.bandwidth * achieved.bandwidth)
-        attention = slots * keys * shape.cache * self.width / (gear.bandwidth * achieved.bandwidth)
-        drawing = slots * shape.vocabulary * DRAWN / (gear.bandwidth * achieved.elementwise)
+        attention = rows * keys * shape.cache * self.width / (gear.bandwidth * achieved.bandwidth)
+        drawing = rows * shape.vocabulary * DRAWN / (gear.bandwidth * achieved.elementwise)
         return {
             "prompts": reading + shape.layers * gear.layer,
-            "weights": passes * max(arithmetic, moving),
+            "weights": passes * math.hypot(arithmetic, moving),
             "cache": passes * attention,
             "drawing": passes * drawing,
             "layers": passes * shape.layers * gear.layer,
@@ -78,15 +83,16 @@ class Speed:
         steps = len(work.minibatches) * work.epochs
         own = shape.trained / self.layout.parts
         passes = len(micros) * (3 * work.epochs + further + recomputed * work.epochs)
-        fast, slow = gear.bandwidth * gear.achieved.bandwidth, gear.bandwidth * gear.achieved.elementwise
+        slow = gear.bandwidth * gear.achieved.elementwise
+        parts = 1.0 if gear.gpu else sum(micro.parts for micro in micros) / len(micros)
         return {
             "products": (done.products + done.head) / (self.rate * gear.achieved.products),
             "attention": done.attention / (self.rate * gear.achieved.narrow),
             "activations": moved / slow,
             "logits": logits / slow,
-            "gradients": len(micros) * work.epochs * shape.trained * (8 + 2 * self.width) / fast,
-            "optimiser": steps * own * (ADAM + self.width) / fast,
-            "layers": passes * shape.layers * gear.layer,
+            "gradients": len(micros) * work.epochs * shape.trained * (8 + 2 * self.width) / gear.bandwidth,
+            "optimiser": steps * own * (ADAM + self.width) / gear.bandwidth,
+            "layers": passes * shape.layers * gear.layer * parts,
             "gathering": self._gathered(len(micros) * (2 * work.epochs + further)) + self._reduced(steps),
         }
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice, pairwise
+from math import gcd
 from typing import Any
 
 from hone import collate
 from hone.policies.hollow import Hollow
+from hone.policies.tree import Tree
 from hone.types import Group, Row, Segment, Task, Trajectory
 
 READ = 32
@@ -22,10 +24,12 @@ class Lengths:
     Attributes:
         contexts: Of prompts as they were found; a step has them in turn.
         response: Of an answer, on the mean.
+        longest: Of the longest; None if all are as long.
     """
 
     contexts: tuple[int, ...]
     response: int
+    longest: int | None = None
 
     @classmethod
     def of(cls, config: Any, hollow: Hollow, prompt: int | None = None, response: int | None = None) -> Lengths:
@@ -42,6 +46,15 @@ class Lengths:
         """
         contexts = (prompt,) if prompt else tuple(_measured(config, hollow))
         return cls(contexts, min(response or config.sampling.max_tokens, config.sampling.max_tokens))
+
+    def spread(self, siblings: int) -> list[int]:
+        """Lengths of siblings' answers: at equal distances around the mean, up to the longest, and mixed."""
+        reach = min((self.longest or self.response) - self.response, self.response - 1)
+        if siblings < 2:
+            return [self.response]
+        stride = next(n for n in range(max(1, round(0.618 * siblings)), siblings + 1) if gcd(n, siblings) == 1)
+        places = [i * stride % siblings for i in range(siblings)]
+        return [self.response + round(reach * (2 * place / (siblings - 1) - 1)) for place in places]
 
 
 def _measured(config: Any, hollow: Hollow) -> list[int]:
@@ -67,18 +80,21 @@ class MicroBatch:
         tokens: Of them, padding left out.
         trained: Of these, those that get a loss.
         pairs: Of a query and a key that it sees.
+        parts: In which attention goes over its rows on a CPU.
     """
 
     rows: list[Row]
     tokens: int
     trained: int
     pairs: int
+    parts: int
 
     @classmethod
     def of(cls, rows: list[Row]) -> MicroBatch:
         """Counted."""
         trained = sum(len(s) for row in rows for b in row.branches for s in b.segments if s.train)
-        return cls(rows, sum(map(len, rows)), trained, sum(map(_pairs, rows)))
+        parts = sum(len(Tree.of(row, None, None).siblings) for row in rows)
+        return cls(rows, sum(map(len, rows)), trained, sum(map(_pairs, rows)), parts)
 
 
 @dataclass(frozen=True)
@@ -91,6 +107,7 @@ class Work:
         contexts: Prompt tokens that it computes, each prompt once.
         longest: Of these prompts.
         response: Tokens of an answer.
+        longest_response: Of the longest.
         minibatches: Micro-batches of each optimiser step of an epoch.
         epochs: Passes.
     """
@@ -100,6 +117,7 @@ class Work:
     contexts: int
     longest: int
     response: int
+    longest_response: int
     minibatches: list[list[MicroBatch]]
     epochs: int
 
@@ -132,7 +150,7 @@ def work(
     most = getattr(config.environment, "most_tokens", None)
     times = most(config.siblings, config.sampling) / (config.siblings * config.sampling.max_tokens) if most else 1
     trained = islice(cycle(lengths.contexts), prompts if kept is None else -(-kept // devices))
-    groups = [_group(i, context, config.siblings, lengths.response) for i, context in enumerate(trained)]
+    groups = [_group(i, context, lengths.spread(config.siblings)) for i, context in enumerate(trained)]
     cuts = [len(groups) * i // config.update.minibatches for i in range(config.update.minibatches + 1)]
     minis = [_micro_batches(groups[a:b], config.update.tokens, packs) for a, b in pairwise(cuts)]
     return Work(
@@ -141,15 +159,16 @@ def work(
         contexts=round(sum(played) * rounds),
         longest=max(lengths.contexts),
         response=lengths.response,
+        longest_response=lengths.longest or lengths.response,
         minibatches=[mini for mini in minis if mini],
         epochs=config.update.epochs,
     )
 
 
-def _group(number: int, context: int, siblings: int, response: int) -> Group:
+def _group(number: int, context: int, responses: Sequence[int]) -> Group:
     """A group of which only lengths are there: the actions are ranges."""
     task, prompt = Task(str(number), ()), Segment("prompt", "given", range(context))
-    answers = [Segment("response", "policy", range(response), train=True) for _ in range(siblings)]
+    answers = [Segment("response", "policy", range(length), train=True) for length in responses]
     return Group(task, [Trajectory(task, [prompt, answer], reward=0.0, advantage=0.0) for answer in answers])
 
 

@@ -88,8 +88,9 @@ class Hollow:
         from torch._subclasses.fake_tensor import FakeTensorMode
         from transformers import AutoConfig, AutoModelForCausalLM
 
+        config = AutoConfig.from_pretrained(locate(policy.path), trust_remote_code=False)
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(locate(policy.path)), dtype=dtype)
+            model = AutoModelForCausalLM.from_config(config, dtype=dtype)
             model = policy.lora.wrap(model) if policy.lora else model
         self._fakes = FakeTensorMode()
         with self._fakes:
@@ -99,6 +100,7 @@ class Hollow:
         self.policy.model, self.policy.device = copy.deepcopy(model, weights).eval(), torch.device("cpu")
         self._way = self.policy.causal_lm.config._attn_implementation
         self.packs = policy.share_context and self._way == "sdpa"
+        self._kept: dict[Any, Kept] = {}
         self.shape = self._shape()
 
     def _shape(self) -> Shape:
@@ -132,6 +134,12 @@ class Hollow:
                 share; else as one long row, which keeps what flex_attention does.
         """
         packed = packed and self.packs
+        seen = packed, *((len(branch), branch.parent) for branch in row.branches)
+        if seen not in self._kept:
+            self._kept[seen] = self._keeping(row, packed)
+        return self._kept[seen]
+
+    def _keeping(self, row: Row, packed: bool) -> Kept:
         way = masks.TREE if packed else self._way
         with self._attending(way), _Keeping(self.policy.model) as keeping:
             if packed:
@@ -147,7 +155,7 @@ class Hollow:
         """Tokens of prompts, as the policy's tokenizer and its template make them of messages."""
         from transformers import AutoTokenizer
 
-        renderer = ChatRenderer(AutoTokenizer.from_pretrained(locate(self.policy.path)))
+        renderer = ChatRenderer(AutoTokenizer.from_pretrained(locate(self.policy.path), trust_remote_code=False))
         return [len(renderer.prompt(messages)) for messages in asked]
 
     def _inputs(self, row: Row) -> dict[str, Any]:
