@@ -84,14 +84,14 @@ PACKED = 1.1
     few=st.integers(0, 10),
     more=st.integers(0, 10),
     sharding=st.sampled_from(["none", "fsdp"]),
-    tokens=st.integers(30, 400),
+    tokens=st.sampled_from([30, 100, 400]),
 )
 def test_more_devices_never_need_more_memory_each(planned, few, more, sharding, tokens):
     less, much = sorted((2**few, 2**more))
     one, other = (planned(tokens, Layout(devices, sharding)) for devices in (less, much))
     for name, phase in other.items():
-        for part, size in phase.device.items():
-            assert size <= one[name].device.get(part, 0.0) * (PACKED if name != "load" else 1) or part == "gradients"
+        for part in ("weights", "master weights", "moments", "gathered layers", "cache", "cached prompts"):
+            assert phase.device.get(part, 0.0) <= one[name].device.get(part, 0.0)
         assert phase.total <= PACKED * one[name].total
 
 

@@ -102,23 +102,31 @@ def test_words_to_a_judge(judge, name):
 ODD_DIGITS = ["１９", "٤٢", "४२", "⁴²", "₄₂", "④②", "𝟒𝟐", "四十二", "Ⅷ", "½", "\u200b4\u200b2", "4\u03012"]
 
 
-@pytest.mark.parametrize("name", [name for name in VERIFIERS if name not in ("format", "math", "math, last number")])
+@pytest.mark.parametrize("name", [name for name in VERIFIERS if name != "format"])
 def test_odd_digits(judge, name):
     for digits in ODD_DIGITS:
-        for text in (
-            digits,
-            f"<answer>{digits}</answer>",
-            rf"\boxed{{{digits}}}",
-            f"Answer: {digits}",
-            f"{digits} + 16",
-        ):
+        for text in (digits, f"<answer>{digits}</answer>", rf"\boxed{{{digits}}}", f"Answer: {digits}", f"{digits}+16"):
             assert value(judge, name, text) == 0, text
 
 
 @pytest.mark.parametrize("name", ["math", "math, last number"])
-def test_odd_digits_of_other_numbers(judge, name):
-    """A number that is right may be written in any digits; one that is not right in none."""
-    for digits in ("４３", "٤٣", "⁴³", "₄₃", "④③", "𝟒𝟑", "4²", "4₂", "42²", "４２００", "0x2A", "4 2", "4.2", "4,2"):
+def test_a_part_of_a_number_is_not_the_number(judge, name):
+    for digits in (
+        "４３",
+        "٤٣",
+        "4²",
+        "4₂",
+        "42²",
+        "42₂",
+        "42.0²",
+        "42٣",
+        "٣42",
+        "４２００",
+        "0x2A",
+        "4 2",
+        "4.2",
+        "4,2",
+    ):
         for text in (digits, f"<answer>{digits}</answer>", rf"\boxed{{{digits}}}"):
             assert value(judge, name, text) == 0, text
 

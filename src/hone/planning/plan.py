@@ -80,16 +80,23 @@ class Planner:
         hardware: A device.
         prompt: Tokens of a prompt, instead of measuring the first tasks.
         response: Tokens of an answer on the mean, instead of ``sampling.max_tokens``.
+        model: Its shapes, where they are known.
 
     Raises:
         ValueError: If the model cannot be planned, or prompts cannot be measured.
     """
 
     def __init__(
-        self, config: Any, hardware: Hardware, *, prompt: int | None = None, response: int | None = None
+        self,
+        config: Any,
+        hardware: Hardware,
+        *,
+        prompt: int | None = None,
+        response: int | None = None,
+        model: Hollow | None = None,
     ) -> None:
         self.config, self.hardware = config, hardware
-        self.hollow = hollow(config, hardware)
+        self.hollow = model or hollow(config, hardware)
         self.lengths = Lengths.of(config, self.hollow, prompt, response)
 
     def plan(self, layout: Layout | None = None, *, kept: int | None = None, rounds: float = 1) -> Plan:

@@ -82,7 +82,8 @@ def _sharded(planner: Planner, plan: Plan) -> tuple[str, Planner, Layout] | None
 def _with(planner: Planner, config: Any) -> Planner:
     """The same prompts and answers, with another configuration."""
     [first, *_] = planner.lengths.contexts
-    made = Planner(config, planner.hardware, prompt=first, response=planner.lengths.response)
+    model = planner.hollow if config.model.lora == planner.config.model.lora else None
+    made = Planner(config, planner.hardware, prompt=first, response=planner.lengths.response, model=model)
     made.lengths = planner.lengths
     return made
 

@@ -19,7 +19,7 @@ from pydantic import Field
 
 from hone.seats import settings
 from hone.types import Score, Task, Trajectory
-from hone.verifiers.answers import MAX_CHARS, How, extract, present
+from hone.verifiers.answers import MAX_CHARS, How, extract, has_odd_digits, present
 from hone.verifiers.countdown import reaches
 from hone.verifiers.expressions import has_huge_exponent, is_formula, is_literal
 from hone.verifiers.references import is_missing
@@ -95,7 +95,8 @@ class ReasoningGymVerifier:
         if is_missing(entry["answer"]) and name not in _ORACLES:
             raise ValueError(f"task {task.id!r}: its entry has no answer, but {entry['answer']!r}")
         answer = extract(trajectory.response, self.extract, self.max_chars)
-        raw = None if answer is None else _score(answer, entry)
+        readable = answer is not None and not has_odd_digits(answer, str(entry["answer"]))
+        raw = _score(answer, entry) if readable else None
         if raw is None:
             return invalid()
         if self.partial:
