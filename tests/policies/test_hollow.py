@@ -44,6 +44,15 @@ def test_weights_are_counted_as_the_model_has_them(tiny_folder, model, lora):
     assert shape.head_trained == (lora is None)
 
 
+@pytest.mark.parametrize("lora", [None, LoRA(rank=4)])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_bytes_of_weights_and_of_masters(tiny_folder, dtype, lora):
+    policy, hollow = loaded_and_hollow(tiny_folder, "tied", dtype, lora)
+    assert hollow.shape.held == sum(w.numel() * w.element_size() for w in policy.model.parameters())
+    masters = [master for weight, master in policy.masters.pairs.values() if weight is not master]
+    assert hollow.shape.rounded == sum(master.numel() for master in masters)
+
+
 @pytest.mark.smollm2
 def test_smollm2_has_134_515_008_weights():
     assert CausalLM(path="smollm2-135m").hollow("bfloat16").shape.parameters == 134_515_008

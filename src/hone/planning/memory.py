@@ -92,9 +92,9 @@ class Memory:
         return self.hollow.kept(_row(micro), packed=not self.hardware.gpu)
 
     @property
-    def masters(self) -> bool:
-        """Whether float32 weights are kept beside those of the model."""
-        return self.width != MASTER or self.policy.offload
+    def masters(self) -> int:
+        """Weights that are kept in float32 beside those of the model."""
+        return self.shape.trained if self.policy.offload else self.shape.rounded
 
     @property
     def reads_reference(self) -> bool:
@@ -109,14 +109,14 @@ class Memory:
     def _held(self, moments: bool) -> tuple[dict[str, float], dict[str, float]]:
         """Weights and what belongs to them: there from the first optimiser step to the end."""
         shape, parts = self.shape, self.layout.parts
-        held = {"libraries": self.hardware.reserve, "weights": shape.parameters * self.width / parts}
+        held = {"libraries": self.hardware.reserve, "weights": shape.held / parts}
         if self.layout.sharding == "fsdp":
             held["gathered layers"] = (2 * shape.largest_layer + shape.outside) * self.width
         if self.reads_reference and not self.policy.lora:
-            held["reference"] = shape.parameters * self.width / parts
+            held["reference"] = shape.held / parts
         masters = {"moments": shape.trained * MOMENTS / parts} if moments else {}
         if self.masters:
-            masters["master weights"] = shape.trained * MASTER / parts
+            masters["master weights"] = self.masters * MASTER / parts
         return (held, masters) if self.policy.offload else (held | masters, {})
 
     def _sampling(self, work: Work) -> dict[str, float]:
@@ -142,9 +142,8 @@ class Memory:
         """The peak: as a backward pass begins, with the gradients of earlier ones; or as the only one ends."""
         gradients = self.shape.trained * GRADIENT / self.layout.parts
         recomputed = self.policy.gradient_checkpointing
-        activations = (kept.inputs + kept.outside + kept.layer if recomputed else kept.total) * (
-            1 + self.hardware.slack
-        )
+        every = kept.inputs + kept.outside + kept.layer if recomputed else kept.total
+        activations = every * (1 + self.hardware.slack)
         logits = self._head(micro, learns=True)
         begins = activations + sum(logits.values())
         host = {"gradients": gradients} if self.policy.offload else {}

@@ -33,7 +33,9 @@ class Shape:
 
     Attributes:
         parameters: All weights, adapters included.
+        held: Bytes of them.
         trained: Those that learn.
+        rounded: Of these, those that are kept in float32 elsewhere, since the model has them in another type.
         products: Multiplications for a token in the backbone's matrix products.
         pairs: FLOPs of attention for a query and a key, all layers together.
         head: Weights of the output embedding, also where it is tied.
@@ -46,7 +48,9 @@ class Shape:
     """
 
     parameters: int
+    held: int
     trained: int
+    rounded: int
     products: int
     pairs: int
     head: int
@@ -108,11 +112,14 @@ class Hollow:
         head = policy.causal_lm.get_output_embeddings().weight
         inside = [sum(w.numel() for w in layer.parameters()) for layer in layers.blocks(model)]
         every = sum(w.numel() for w in model.parameters())
+        trained = [w for w in model.parameters() if w.requires_grad]
         one, two = self._flops(1), self._flops(2)
         pairs = (two - 2 * one) // 2  # of n tokens: 2 products * n + pairs * n * n
         return Shape(
             parameters=every,
-            trained=sum(w.numel() for w in model.parameters() if w.requires_grad),
+            held=sum(w.numel() * w.element_size() for w in model.parameters()),
+            trained=sum(w.numel() for w in trained),
+            rounded=sum(w.numel() for w in trained if w.dtype != torch.float32),
             products=(one - pairs) // 2,
             pairs=pairs,
             head=head.numel(),
