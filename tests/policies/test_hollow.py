@@ -42,6 +42,7 @@ def test_weights_are_counted_as_the_model_has_them(tiny_folder, model, lora):
     assert shape.trained == sum(w.numel() for w in policy.parameters())
     assert shape.head == policy.causal_lm.get_output_embeddings().weight.numel()
     assert shape.head_trained == (lora is None)
+    assert shape.adapted == (0 if lora is None else 2 * (2 if "q_proj" in lora.targets else 7))
 
 
 @pytest.mark.parametrize("lora", [None, LoRA(rank=4)])

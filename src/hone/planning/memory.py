@@ -83,7 +83,7 @@ class Memory:
         """On a CPU, the C library keeps the small blocks of an update, so they are resident while the next samples."""
         update, sample = found["update"].device, found["sample"]
         own = sum(sample.device.values()) - sum(self._held(True)[0].values())
-        left = update.get("activations", 0.0) + update.get("logits", 0.0)
+        left = update.get("activations", 0.0) / (1 + self.hardware.slack) + update.get("logits", 0.0)
         device = sample.device | {"left by the update": max(0.0, left - own)}
         return found | {"sample": Phase(device, sample.host)}
 

@@ -22,6 +22,8 @@ LOGIT = 75.0
 """Bytes that are moved for a trained logit, from its product to its gradient, in the passes of ``policies/head.py``."""
 DRAWN = 30.0
 """And for one that is drawn from."""
+ADAPTER = 0.5
+"""What an adapter costs beyond its arithmetic, over a whole layer: two narrow products, casts, a scale and a sum."""
 ADAM = 48.0
 """Bytes that an optimiser step moves for a weight: AdamW reads four numbers and writes three; before it the gradient is
 divided, its norm taken, and clipped."""
@@ -61,7 +63,7 @@ class Speed:
             "weights": passes * math.hypot(arithmetic, moving),
             "cache": passes * attention,
             "drawing": passes * drawing,
-            "layers": passes * shape.layers * gear.layer,
+            "layers": passes * self._beside(),
             "gathering": self._gathered(passes),
         }
 
@@ -92,9 +94,13 @@ class Speed:
             "logits": logits / slow,
             "gradients": len(micros) * work.epochs * shape.trained * (8 + 2 * self.width) / gear.bandwidth,
             "optimiser": steps * own * (ADAM + self.width) / gear.bandwidth,
-            "layers": passes * shape.layers * gear.layer * parts,
+            "layers": passes * self._beside(parts),
             "gathering": self._gathered(len(micros) * (2 * work.epochs + further)) + self._reduced(steps),
         }
+
+    def _beside(self, parts: float = 1.0) -> float:
+        """Seconds that the layers of a pass cost beyond their arithmetic, in which attention goes over so many parts."""
+        return self.hardware.layer * (self.shape.layers * parts + ADAPTER * self.shape.adapted)
 
     def _gathered(self, passes: float) -> float:
         """Seconds in which every device gets the weights that others have."""

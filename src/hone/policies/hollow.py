@@ -36,6 +36,7 @@ class Shape:
         held: Bytes of them.
         trained: Those that learn.
         rounded: Of these, those that are kept in float32 elsewhere, since the model has them in another type.
+        adapted: Modules that have an adapter.
         products: Multiplications for a token in the backbone's matrix products.
         pairs: FLOPs of attention for a query and a key, all layers together.
         head: Weights of the output embedding, also where it is tied.
@@ -51,6 +52,7 @@ class Shape:
     held: int
     trained: int
     rounded: int
+    adapted: int
     products: int
     pairs: int
     head: int
@@ -120,6 +122,7 @@ class Hollow:
             held=sum(w.numel() * w.element_size() for w in model.parameters()),
             trained=sum(w.numel() for w in trained),
             rounded=sum(w.numel() for w in trained if w.dtype != torch.float32),
+            adapted=len(trained) // 2 if policy.lora else 0,
             products=(one - pairs) // 2,
             pairs=pairs,
             head=head.numel(),
