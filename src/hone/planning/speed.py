@@ -99,7 +99,7 @@ class Speed:
         }
 
     def _beside(self, parts: float = 1.0) -> float:
-        """Seconds that the layers of a pass cost beyond their arithmetic, in which attention goes over so many parts."""
+        """Seconds that layers of a pass cost beyond their arithmetic, where attention goes over so many parts."""
         return self.hardware.layer * (self.shape.layers * parts + ADAPTER * self.shape.adapted)
 
     def _gathered(self, passes: float) -> float:
