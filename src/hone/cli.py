@@ -125,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
         "plan", "Predict memory, time and cost of a run from shapes alone; of one that was made, beside what it took.",
         config="a YAML file, or the folder of a run",
     )  # fmt: skip
-    planned.add_argument("overrides", **overrides)
+    planned.add_argument("given", **overrides)
     planned.add_argument("--hardware", metavar="NAME|FILE", help="a device of the table, or of a file like it; by "
                          "default the one at hand")  # fmt: skip
     planned.add_argument("--devices", type=int, default=1, help="how many, 1 to 1024")

@@ -61,7 +61,7 @@ def plan(chosen: argparse.Namespace) -> int:
         raise FileNotFoundError(f"{path} is not the folder of a run: it has no config.yaml")
     run = path if path.is_dir() else chosen.against and Path(chosen.against)
     _quiet_libraries()
-    config = load_config(path / "config.yaml" if path.is_dir() else path, chosen.overrides)
+    config = load_config(path / "config.yaml" if path.is_dir() else path, chosen.given)
     return 0 if plan(config, chosen, run, _console()) else 1
 
 

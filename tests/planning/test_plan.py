@@ -96,7 +96,8 @@ def test_the_command_refuses_what_cannot_fit(written, tmp_path, capsys):
     (tmp_path / "small.yaml").write_text(yaml.safe_dump({"small": {**table["cpu"], "memory": 1e6, "reserve": 9e5}}))
     assert cli.main(["plan", str(written), "--hardware", str(tmp_path / "small.yaml")]) == 1
     assert "does not fit" in capsys.readouterr().out
-    assert cli.main(["plan", str(written), "--hardware", "h100"]) == 0
+    assert cli.main(["plan", str(written), "--hardware", "h100", "prompts=3"]) == 0
+    assert "3 x 3" in capsys.readouterr().out
     assert cli.main(["plan", str(written), "--devices", "1025"]) == 2
     assert "1 to 1024" in capsys.readouterr().err
 
