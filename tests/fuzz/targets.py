@@ -103,6 +103,7 @@ def _thinking(text: str) -> None:
 
 
 def _segments(text: str) -> None:
+    text = text[:200]  # each cut decodes what is before it
     tokens = [ord(c) for c in text]
     forced = {i for i in range(len(tokens)) if (i * 7 + len(text)) % 5 == 0}
     made = segments(tokens, [0.0] * len(tokens), forced, lambda ids: "".join(map(chr, ids)))
@@ -261,13 +262,13 @@ TARGETS: dict[str, Target] = {
     ),
     "ifeval": Target(
         judged(IFEvalVerifier(loose=True), **ASKED), ["yes", "P.P.S. ", "******", "*a*", "<<t>>", "\n\n", ". ", WORD],
-        [f'"yes <<{WORD}>> *a* *b*. More.\n\n- one\nP.P.S. x"'], without("z"), 0.5,
+        [f'"yes <<{WORD}>> *a* *b*. More.\n\n- one\nP.P.S. x"'], without("z"),
     ),
     "ifeval forms": Target(
-        judged(IFEvalVerifier(partial=True), **FORMS), ["******", "bye"], [f"{WORD}\n******\nbye"], without("z"), 0.5
+        judged(IFEvalVerifier(partial=True), **FORMS), ["******", "bye"], [f"{WORD}\n******\nbye"], without("z")
     ),
     "ifeval json": Target(
-        judged(IFEvalVerifier(), **OBJECT), ["```json\n", "{", "NaN"], [f'{{"{WORD}": [1]}}'], without("z"), 0.5
+        judged(IFEvalVerifier(), **OBJECT), ["```json\n", "{", "NaN"], [f'{{"{WORD}": [1]}}'], without("z")
     ),
     "countdown": Target(
         judged(CountdownVerifier(), None, nums=[97, 89, 83], target=716539),
