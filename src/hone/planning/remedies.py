@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 from hone.planning.hardware import Hardware
@@ -18,9 +19,10 @@ LEAST = 256
 
 
 def remedies(planner: Planner, plan: Plan) -> list[str]:
-    """Changes each of which alone, or in the pair that is named, makes every phase fit; none if none does."""
+    """Changes each of which alone makes every phase fit, and the first that do so together; none if none do."""
     found = [told for told, changed, layout in _tries(planner, plan) if _fits(changed, layout)]
-    return found or [told for told, changed, layout in _together(planner, plan) if _fits(changed, layout)]
+    together = (told for told, changed, layout in _together(planner, plan) if _fits(changed, layout))
+    return [*found, *islice(together, 1)]
 
 
 def _tries(planner: Planner, plan: Plan) -> Iterator[tuple[str, Planner, Layout]]:
