@@ -8,6 +8,7 @@ So no formula of an architecture is written down here, and none can be out of da
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -95,7 +96,8 @@ class Hollow:
         from transformers import AutoConfig, AutoModelForCausalLM
 
         config = AutoConfig.from_pretrained(locate(policy.path), trust_remote_code=False)
-        with torch.device("meta"):
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of transformers, about what peft asks it
             model = AutoModelForCausalLM.from_config(config, dtype=dtype)
             model = policy.lora.wrap(model) if policy.lora else model
         self._fakes = FakeTensorMode()
