@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from hone.planning.hardware import Hardware
 from hone.planning.work import MicroBatch, Work
 from hone.policies import head
@@ -92,6 +94,12 @@ class Memory:
         return self.hollow.kept(_row(micro), packed=not self.hardware.gpu)
 
     @property
+    def head_steps(self) -> tuple[int, int]:
+        """Steps of a piece of the head, and steps whose logits are kept."""
+        device = torch.device("cuda" if self.hardware.gpu else "cpu")
+        return head.budget(self.shape.vocabulary, self.width, self.policy.head_memory_mb, device)
+
+    @property
     def masters(self) -> int:
         """Weights that are kept in float32 beside those of the model."""
         return self.shape.trained if self.policy.offload else self.shape.rounded
@@ -163,8 +171,10 @@ class Memory:
     def _head(self, micro: MicroBatch, *, learns: bool) -> dict[str, float]:
         """Logits, worked on and kept; the gradient of the head: the sum in float32, that of a piece, and rounded."""
         shape, steps = self.shape, micro.trained
-        chunk, keep = head.budget(shape.vocabulary, self.width, self.policy.head_memory_mb)
-        found = {"logits": float(min(chunk, steps) * shape.vocabulary * 4 * head.COPIES)}
+        chunk, keep = self.head_steps
+        alike = min(chunk, steps) if self.hardware.gpu else min(head.ROWS, steps)
+        worked = alike * 4 * head.COPIES + (0 if self.hardware.gpu else 2 * min(chunk, steps) * self.width)
+        found = {"logits": float(worked * shape.vocabulary)}
         if learns:
             found["logits"] += min(keep, steps) * shape.vocabulary * self.width
             copies = GRADIENT + self.width * (1 + (self.width != GRADIENT))

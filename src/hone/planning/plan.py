@@ -11,7 +11,6 @@ from hone.planning.hardware import Hardware
 from hone.planning.memory import Layout, Memory, Phase
 from hone.planning.speed import Speed
 from hone.planning.work import Lengths, Work, work
-from hone.policies import head
 from hone.policies.hollow import Hollow, Shape
 
 
@@ -107,7 +106,7 @@ class Planner:
         of_step = work(config, self.lengths, devices=layout.devices, packs=packs, kept=kept, rounds=rounds)
         speed, shape = Speed(config, memory), self.hollow.shape
         further = memory.reads_reference + (not of_step.on_policy)
-        _, keep = head.budget(shape.vocabulary, memory.width, config.model.head_memory_mb)
+        _, keep = memory.head_steps
         recomputed = config.model.gradient_checkpointing
         return Plan(
             config, hardware, layout, hardware.dtype(config.model.dtype), shape, self.lengths, of_step,

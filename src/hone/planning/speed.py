@@ -14,7 +14,6 @@ from hone.planning import flops
 from hone.planning.hardware import Hardware
 from hone.planning.memory import Layout, Memory
 from hone.planning.work import Work
-from hone.policies import head
 
 MOVED = 5.0
 """How often what is kept for the backward pass is moved: written, read, and its gradient likewise; casts beside."""
@@ -75,7 +74,7 @@ class Speed:
             return {}
         further = self.memory.reads_reference + (not work.on_policy)
         recomputed = policy.gradient_checkpointing
-        _, keep = head.budget(shape.vocabulary, self.width, policy.head_memory_mb)
+        _, keep = self.memory.head_steps
         done = flops.update(shape, work, keep=keep, recomputed=recomputed, passes=further)
         largest = work.largest
         kept = self.memory.kept(largest).total / largest.tokens
