@@ -17,7 +17,7 @@ from hone.planning.work import Work
 
 MOVED = 5.0
 """How often what is kept for the backward pass is moved: written, read, and its gradient likewise; casts beside."""
-LOGIT = 75.0
+LOGIT = 45.0
 """Bytes that are moved for a trained logit, from its product to its gradient, in the passes of ``policies/head.py``."""
 DRAWN = 30.0
 """And for one that is drawn from."""
