@@ -319,6 +319,11 @@ def test_files_are_read_strictly(load):
     assert refused(load, "- a\n- b") == "should hold a mapping of settings, not a list"
 
 
+@pytest.mark.parametrize("value", ["2026-13-01", "!!int ''", "!!timestamp x", "!!float x", "[" * 5000])
+def test_a_value_that_yaml_cannot_make_is_told(load, value):
+    assert refused(load, SHORT + f"steps: {value}").startswith("a value that cannot be read: ")
+
+
 @pytest.mark.parametrize("text", ["1e-5", "1E5", "+1e5", "-.5e3", "2.e-3", "1.5e+3", "0e0"])
 def test_floats_need_no_dot(text):
     value = document.read(text)

@@ -18,11 +18,11 @@ FILES = sorted(ROOT.rglob("*.py"))
 ROOMS = [
     {"types", "keys", "params", "state", "dealing"},
     {"seats"},
-    {"math", "collate", "masks", "sections", "ranks", "prompts", "synthesis", "checksums", "shards"},
+    {"math", "collate", "masks", "sections", "ranks", "prompts", "synthesis", "checksums", "shards", "peaks"},
     {"objectives", "policies", "samplers", "tasks", "envs", "verifiers", "hooks", "writers", "papers", "guards"}
     | {"engines"},
     {"collect", "learner", "checkpoint", "session", "folder", "origin", "trainer", "runtime", "report"}
-    | {"recovery", "hangs", "interrupt", "judging", "sharing", "snapshot"},
+    | {"recovery", "hangs", "interrupt", "judging", "sharing", "snapshot", "planning"},
     {"registry", "parts", "build", "document", "config", "schema", "order", "check"}
     | {"candidates", "ledger", "evaluation", "scoring"},
     {"cli", "commands"},

@@ -127,7 +127,7 @@ def left(folder):
     entries = sorted(path.name for path in (folder / "checkpoints").iterdir())
     return {
         "state": state,
-        "metrics": [{k: v for k, v in row.items() if not k.startswith("time/")} for row in run.metrics],
+        "metrics": [{k: v for k, v in row.items() if not k.startswith(("time/", "memory/"))} for row in run.metrics],
         "tasks": [(row["step"], row["task"]) for row in run.rollouts],
         "rollouts": list(run.rollouts),
         "evaluations": {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.glob("evals/*/*"))},

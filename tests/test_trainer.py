@@ -20,6 +20,7 @@ METRICS = {
     "step", "reward/mean", "reward/std", "groups/kept", "groups/dropped", "tokens/sampled", "tokens/trained",
     "length/mean", "length/truncated", "loss", "grad_norm", "entropy/mean", "ratio/mean", "ratio/max", "clip/fraction",
     "kl/mean", "mismatch/mean", "mismatch/max", "time/sample", "time/verify", "time/update", "time/step",
+    "memory/sample", "memory/update",
 }  # fmt: skip
 PLAIN_LOG = {"log": {"tensorboard": False}}
 
@@ -40,7 +41,7 @@ def fit(tiny_model_path, tmp_path):
 
 
 def timeless(rows):
-    return [{name: value for name, value in row.items() if not name.startswith("time/")} for row in rows]
+    return [{name: value for name, value in row.items() if not name.startswith(("time/", "memory/"))} for row in rows]
 
 
 def saved(run, step=None):
@@ -98,6 +99,8 @@ def test_every_metric_has_its_name(learned):
         assert row["ratio/mean"] == row["ratio/max"] == 1.0  # on-policy, exactly
         assert row["mismatch/max"] < 1e-4
         assert row["time/sample"] + row["time/update"] <= row["time/step"]
+        assert 100 < row["memory/sample"] < 20_000  # MiB, of a process that has torch
+        assert 100 < row["memory/update"] < 20_000
 
 
 def test_what_a_run_leaves(learned):

@@ -166,7 +166,8 @@ def _tokenizer(candidate: Candidate, config: Config) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(locate(str(where)) if candidate.path is None else str(where.resolve()))
+        folder = locate(str(where)) if candidate.path is None else str(where.resolve())
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except FileNotFoundError:
         raise
     except Exception as error:  # whatever transformers makes of files that are not there

@@ -128,6 +128,19 @@ def _parser() -> argparse.ArgumentParser:
         "check", "Parse a configuration, try its parts on something small, and print what a run will do.",
         config="a YAML file",
     ).add_argument("overrides", **overrides)  # fmt: skip
+    planned = command(
+        "plan", "Predict memory, time and cost of a run from shapes alone; of one that was made, beside what it took.",
+        config="a YAML file, or the folder of a run",
+    )  # fmt: skip
+    planned.add_argument("given", **overrides)
+    planned.add_argument("--hardware", metavar="NAME|FILE", help="a device of the table, or of a file like it; by "
+                         "default the one at hand")  # fmt: skip
+    planned.add_argument("--devices", type=int, default=1, help="how many, 1 to 1024")
+    planned.add_argument("--sharding", choices=["none", "fsdp"], default="none")
+    planned.add_argument("--prompt-tokens", type=int, help="by default, those of the first tasks")
+    planned.add_argument("--response-tokens", type=int, help="of an answer on the mean; by default sampling.max_tokens")
+    planned.add_argument("--measure", action="store_true", help="take the rates of this machine's CPU, measured now")
+    planned.add_argument("--against", metavar="RUN", help="a run's folder, whose figures are shown beside")
     command(
         "mine", "Play first attempts at the tasks of a configuration, and store those that failed.",
         config="a YAML file",

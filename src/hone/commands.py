@@ -53,6 +53,20 @@ def check(chosen: argparse.Namespace) -> int:
     return 0 if check(load_config(chosen.config, chosen.overrides)) else 1
 
 
+def plan(chosen: argparse.Namespace) -> int:
+    """Predict what a run takes; 1 if it does not fit."""
+    from hone.config import load_config
+    from hone.planning.command import plan
+
+    path = Path(chosen.config)
+    if path.is_dir() and not (path / "config.yaml").is_file():
+        raise FileNotFoundError(f"{path} is not the folder of a run: it has no config.yaml")
+    run = path if path.is_dir() else chosen.against and Path(chosen.against)
+    _quiet_libraries()
+    config = load_config(path / "config.yaml" if path.is_dir() else path, chosen.given)
+    return 0 if plan(config, chosen, run, _console()) else 1
+
+
 def make(chosen: argparse.Namespace) -> int:
     """Have the sources that play make what is theirs: ``hone mine`` and ``hone synth``."""
     from hone.config import load_config

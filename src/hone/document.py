@@ -15,6 +15,10 @@ _FLOAT = ("tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-
 """YAML 1.2's floats with an exponent: to YAML 1.1, and so to PyYAML, ``1e-5`` is a string."""
 
 
+_UNREAD = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What PyYAML lets through: of a date such as 2026-13-01, of ``!!int ""``, and of what is nested too deep."""
+
+
 class _Loader(yaml.SafeLoader):
     """Refuses a key that is given twice, of which PyYAML silently takes the last."""
 
@@ -54,6 +58,8 @@ def read(text: str) -> Any:
         raise ConfigError(f"{line}{error.problem}") from error
     except yaml.YAMLError as error:
         raise ConfigError(str(error)) from error
+    except _UNREAD as error:
+        raise ConfigError(f"a value that cannot be read: {error}") from error
 
 
 def read_mapping(path: str | Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from hone import checkpoint, folder, origin, ranks, runtime, snapshot
+from hone import checkpoint, folder, origin, peaks, ranks, runtime, snapshot
 from hone.collect import Interrupted, described
 from hone.guards import rewards
 from hone.hangs import HangError
@@ -137,13 +137,13 @@ class Trainer:
 
     def _step(self) -> bool:
         """One round of sampling and updating; False if there was nothing left to play."""
-        started, aside = time.perf_counter(), self.session.sampled
+        started, aside, _ = time.perf_counter(), self.session.sampled, peaks.peak()
         groups, kept, seconds = self._collect()
         if not groups:
             return False
         if self.state.step == 0 or len(groups) >= max(2, self.stage.prompts):  # one, or a few at the end, may be bad
             refuse_without_verdict(groups)
-        metrics = described(groups, kept)
+        metrics = described(groups, kept) | {"memory/sample": max(ranks.each(peaks.peak))}
         if self.session.sampled > aside:
             metrics["tokens/aside"] = self.session.sampled - aside
         chosen = [group for group, keep in zip(groups, kept, strict=True) if keep]
@@ -158,10 +158,10 @@ class Trainer:
         updating = time.perf_counter()
         metrics |= self.recovery.update(chosen, self.state, self.stage.update.on_bad)
         self._publish()
-        ended = time.perf_counter()
-        seconds |= {"update": ended - updating, "step": ended - started}
+        seconds |= {"update": (ended := time.perf_counter()) - updating, "step": ended - started}
         seconds = ranks.first(lambda: seconds)
         self.state.step += 1
+        metrics |= {"memory/update": max(ranks.each(peaks.peak))}
         self.state.metrics = metrics | {f"time/{name}": value for name, value in seconds.items()}
         return True
 

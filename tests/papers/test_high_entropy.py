@@ -109,12 +109,12 @@ class TestByHand:
             "entropy/kept": (pytest.approx(6.0 * 10 / 3), 10),  # 2, 3 and 1: a mean of 2
             "entropy/dropped": (pytest.approx(2.8), 7),
             "entropy/untouched": (0, 2),
-            "entropy/threshold": (1.0, 1),
+            "entropy/threshold": (10.0, 10),  # 1 nat, counted by steps
         }
         values = field(scores([[3.0, 2.0, 1.0, 0.5]]), batch([[0, 1, 2, 3]]))  # two of four are kept
         found = field.measure(values, scores([[3.0, 2.0, 1.0, 0.5]]), batch([[0, 1, 2, 3]]))
         assert found["entropy/untouched"] == (2, 4)
-        assert found["entropy/threshold"] == (2, 1)
+        assert found["entropy/threshold"] == (8, 4)
 
     def test_there_is_no_threshold_to_a_random_choice(self):
         field, made = HighEntropy(side="random"), batch(OWNERS)
@@ -455,7 +455,7 @@ def test_keeping_everything_is_plain_dapo_bit_for_bit(settings, update, tokens, 
 
 
 def test_of_a_model_only_the_kept_rows_of_logits_get_a_gradient(make_group, tiny_policy, monkeypatch):
-    monkeypatch.setattr(head, "budget", lambda *sizes: (7, 0))
+    monkeypatch.setattr(head, "budget", lambda *_: (7, 0))
     policy = tiny_policy()
     watched = Watched(policy)
     made = learner(policy, PolicyGradient(weights=[HighEntropy()]), temperature=0.7)
@@ -576,7 +576,7 @@ def test_what_a_configuration_says_reaches_the_loss(make_group, tiny_policy):
 # --- over several processes ------------------------------------------------------------------------------------------
 
 
-PARTS = {2: [[0, 1, 2], []], 3: [[], [0, 1], [2]]}
+PARTS = {2: [[2, 0, 1], []], 3: [[], [2], [1, 0]]}
 """By the number of processes, the micro-batches that each holds."""
 SEVERAL = [{}, {"rule": "threshold"}, {"side": "bottom", "keep": 0.5}, {"side": "random"}, {"softness": 0.3}]
 
@@ -594,16 +594,13 @@ def process(rank, size, folder):
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=size)
     said, made = three_micro_batches()
     here = PARTS[size][rank]
-    for part, b in enumerate(made):
-        held = [owner for i in range(part) if i not in here for owner in made[i].trajectory.unique() if owner >= 0]
-        b.trajectory = torch.where(b.mask, b.trajectory - len(held), -1)  # ids count from 0 in each process
     found = []
     for settings in SEVERAL:
         # Through the objective: it shows the field the mini-batch, whose parts may be none.
         objective = PolicyGradient(weights=[HighEntropy(**settings)])
         policy = SimpleNamespace(score=lambda b: said[next(i for i, m in enumerate(made) if m is b)])
         objective.survey(policy, [made[i] for i in here])
-        found.append([made[i].fields["weight 0"] for i in here])
+        found.append({i: made[i].fields["weight 0"] for i in here})
     torch.save(found, f"{folder}/{rank}.pt")
     distributed.barrier()
     distributed.destroy_process_group()
@@ -615,6 +612,6 @@ def test_processes_choose_as_one_and_none_waits_for_an_empty_one(size, tmp_path)
     found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(size)]
     for i, settings in enumerate(SEVERAL):
         expected = HighEntropy(**settings).over(*three_micro_batches())
-        together = [values for one in found for values in one[i]]
-        assert all(map(torch.equal, together, expected))
+        together = {part: values for one in found for part, values in one[i].items()}
         assert len(together) == 3
+        assert all(torch.equal(together[part], values) for part, values in enumerate(expected))

@@ -46,6 +46,7 @@ def in_order(path, **settings):
         ("t.json", b"[]", r"t\.json: has no rows"),
         ("t.jsonl", b'{"q": "ok"}\n{"q": "\\ud83d"}\n', r"t\.jsonl:2: prompt: .*'\\ud83d' stands alone, half of a"),
         ("t.jsonl", b'{"q": [{"role": "user", "content": "\\udc00"}]}', r"t\.jsonl:1: prompt: .*'\\udc00'"),
+        ("t.jsonl", b'{"q": 1}\n' + b"[" * 100_000 + b"\n", r"t\.jsonl:2: not JSON: maximum recursion depth"),
         ("t.parquet", b"", r"t\.parquet: not Parquet, or only a part of it: .*0 bytes"),
         ("t.parquet", b"PAR1 and no more", r"t\.parquet: not Parquet, or only a part of it"),
     ],

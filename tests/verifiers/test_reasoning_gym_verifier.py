@@ -87,6 +87,15 @@ def test_game_of_life_halting_reads_the_answer(judge, answer):
     assert judge(ReasoningGymVerifier(), f"<answer>{wrong}</answer>", **entry).value == 0
 
 
+@pytest.mark.parametrize("answer", ["0", "0.", "0.3", "0.37", "1", "nan", "1e-999999999", "3/0"])
+def test_the_first_digits_of_a_probability_are_not_the_probability(judge, answer):
+    entry = {"question": "?", "answer": "0.375", "metadata": {"source_dataset": "coin_flip"}}
+    for partial in (False, True):
+        assert judge(ReasoningGymVerifier(partial=partial), f"<answer>{answer}</answer>", entry=entry).value == 0
+    for right in ("0.375", "3/8", "0.37501"):
+        assert judge(ReasoningGymVerifier(), f"<answer>{right}</answer>", entry=entry).value == 1
+
+
 def test_puzzle24_needs_the_given_numbers(judge):
     entry = meta("puzzle24")
     assert judge(ReasoningGymVerifier(), "<answer>6+6+6+6</answer>", **entry).value == 0

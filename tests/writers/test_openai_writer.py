@@ -194,7 +194,26 @@ def test_without_a_key_only_an_endpoint_of_ones_own_is_asked(serve, monkeypatch)
     assert server.requests[-1][1] == "Bearer k-2"
 
 
-def test_images_are_sent_as_urls(serve, tmp_path):
+@pytest.mark.parametrize("name", ["../secret.png", "/etc/passwd", "secret.txt", "link.png", "a/../../secret.png"])
+def test_no_file_outside_of_the_working_directory_is_sent_nor_any_that_is_no_picture(
+    serve, tmp_path, monkeypatch, name
+):
+    (tmp_path / "work").mkdir()
+    for path in (tmp_path / "secret.png", tmp_path / "work" / "secret.txt"):
+        path.write_text("secret")
+    (tmp_path / "work" / "link.png").symlink_to(tmp_path / "secret.png")
+    monkeypatch.chdir(tmp_path / "work")
+    server = serve(lambda n, body: reply("x"))
+    with pytest.raises(ValueError, match="is not sent"):
+        write(
+            OpenAIWriter(model="m", base_url=server.url),
+            [{"role": "user", "content": [{"type": "image", "image": name}]}],
+        )
+    assert server.requests == []
+
+
+def test_images_are_sent_as_urls(serve, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     Image = pytest.importorskip("PIL.Image")
     path = tmp_path / "dot.png"
     Image.new("RGB", (2, 2), "red").save(path)

@@ -250,7 +250,7 @@ def replay(metrics: Iterable[Mapping[str, Any]], hook: ProRL) -> list[Reset]:
     return [found for row in metrics if (found := again._see(row))]
 
 
-_UNSEEN = ("reset/", "time/")
+_UNSEEN = ("reset/", "time/", "memory/")
 """What triggers do not see: their own doing, and times, on which no decision that is to be repeatable may rest."""
 
 

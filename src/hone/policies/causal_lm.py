@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from pydantic import Field
@@ -26,6 +26,8 @@ from hone.types import Batch, Scores
 
 Shard = Callable[[nn.Module, Iterable[nn.Module], Callable[..., Any]], Callable[..., Any]]
 """``(module, blocks, score) -> score``: shards a module in place."""
+if TYPE_CHECKING:
+    from hone.policies.hollow import Hollow
 
 
 @settings
@@ -90,7 +92,7 @@ class CausalLM:
         generation = getattr(self.model, "generation_config", None)
         stop = getattr(generation, "eos_token_id", None)
         stop = [] if stop is None else stop if isinstance(stop, list) else [stop]
-        self.renderer = ChatRenderer(AutoTokenizer.from_pretrained(where), stop)
+        self.renderer = ChatRenderer(AutoTokenizer.from_pretrained(where, trust_remote_code=False), stop)
         self.model.eval()
         if self.gradient_checkpointing:
             layers.recompute(self.model)
@@ -140,22 +142,28 @@ class CausalLM:
 
         dtype = precision.dtype(self.dtype, self.device)
         if self.random_weights is None:
-            return AutoModelForCausalLM.from_pretrained(where, dtype=dtype)
-        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(where), dtype=dtype)
+            return AutoModelForCausalLM.from_pretrained(where, dtype=dtype, trust_remote_code=False)
+        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(where, trust_remote_code=False), dtype=dtype)
 
     def miniature(self, folder: Path) -> CausalLM:
         """The same architecture and tokenizer with two layers of random weights, written to ``folder``."""
         from transformers import AutoConfig, AutoTokenizer
 
         where = locate(self.path)
-        config = AutoConfig.from_pretrained(where)
+        config = AutoConfig.from_pretrained(where, trust_remote_code=False)
         text = config.get_text_config()
         text.num_hidden_layers = min(2, text.num_hidden_layers)
         if getattr(text, "layer_types", None):
             text.layer_types = text.layer_types[: text.num_hidden_layers]
         config.save_pretrained(folder)
-        AutoTokenizer.from_pretrained(where).save_pretrained(folder)
+        AutoTokenizer.from_pretrained(where, trust_remote_code=False).save_pretrained(folder)
         return replace(self, path=str(folder), random_weights=0, dtype="float32")
+
+    def hollow(self, dtype: str) -> Hollow:
+        """The model without weights, as it would compute in ``dtype``, for those who plan."""
+        from hone.policies.hollow import Hollow
+
+        return Hollow(self, getattr(torch, dtype))
 
     @property
     def shares_context(self) -> bool:

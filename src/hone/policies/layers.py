@@ -28,7 +28,7 @@ def _recomputed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
 
 def blocks(model: nn.Module) -> Iterator[nn.Module]:
-    """The layers of a transformers model."""
+    """The transformer layers of a model."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     return (layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer))

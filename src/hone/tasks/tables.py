@@ -134,7 +134,7 @@ def _json(file: Path, rows_key: str | None) -> Iterator[tuple[str, Any]]:
 def _parse(text: bytes, place: str, hint: str = "") -> Any:
     try:
         return json.loads(text)
-    except ValueError as error:  # Of decoding, or of JSON.
+    except (ValueError, RecursionError) as error:  # Of decoding, of JSON, or of what is nested too deep.
         raise ValueError(f"{place}: not JSON: {error}{hint}") from None
 
 

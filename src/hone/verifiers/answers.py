@@ -28,8 +28,10 @@ MAX_CHARS = 20_000
 _TAG = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL)
 _BRACE = re.compile(r"\\boxed\s*\{|(?<!\\)[{}]")
 _NUMBER = re.compile(
-    r"(?:(?<![\w.)])[-−])?(?:(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|(?<![0-9])\.[0-9]+)"
+    r"(?:(?<![\w.)])[-−])?(?<!\d)(?:(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)"
+    r"(?!\.?[\d\u00b2\u00b3\u00b9\u2070-\u2089])"  # of 42² or 101₂ a part is not the number
 )
+_ODD_DIGIT = re.compile(r"(?![0-9])\d")
 
 
 def extract(text: str, how: str, max_chars: int = MAX_CHARS) -> str | None:
@@ -41,6 +43,11 @@ def extract(text: str, how: str, max_chars: int = MAX_CHARS) -> str | None:
     text = text[-max_chars:]
     found = _last_match(text, how.removeprefix("regex:")) if how.startswith("regex:") else _WAYS[how](text)
     return None if found is None else found.strip()
+
+
+def has_odd_digits(answer: str, reference: str) -> bool:
+    """Whether an answer is written in other digits than 0 to 9 (１, ٣), and the reference is not."""
+    return bool(_ODD_DIGIT.search(answer)) and not _ODD_DIGIT.search(reference)
 
 
 def present(answer: str, how: str) -> str | None:

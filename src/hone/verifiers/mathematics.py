@@ -13,7 +13,7 @@ from pydantic import Field
 
 from hone.seats import settings
 from hone.types import Score, Task, Trajectory
-from hone.verifiers.answers import MAX_CHARS, How, extract, present
+from hone.verifiers.answers import MAX_CHARS, How, extract, has_odd_digits, present
 from hone.verifiers.expressions import MAX_DIGITS, digits
 from hone.verifiers.references import reference
 from hone.verifiers.verdict import invalid, verdict
@@ -66,7 +66,7 @@ class MathVerifier:
         """
         gold = self._gold(task)
         answer = extract(trajectory.response, self.extract, self.max_chars)
-        if answer is None or _absurd_text(answer):
+        if answer is None or _absurd_text(answer) or has_odd_digits(answer, str(task.answer)):
             return invalid()
         try:
             candidates = _parse(answer)

@@ -2,8 +2,8 @@
 
 Measured over release 0.1.25, some of its scorers cannot be used as they are. They pay floors to any text; they raise
 over text that they cannot read; they pay the right reward for wrong answers (puzzle24 never looks at which numbers were
-used, game_of_life_halting takes any text, complex_arithmetic takes "nan"); and they run the answer as Python. Below is
-what is done about each.
+used, game_of_life_halting takes any text, complex_arithmetic takes "nan", coin_flip takes "0" for 0.375, whose first
+digit it is); and they run the answer as Python. Below is what is done about each.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
+from fractions import Fraction
 from functools import cache
 from typing import Any
 
@@ -18,7 +19,7 @@ from pydantic import Field
 
 from hone.seats import settings
 from hone.types import Score, Task, Trajectory
-from hone.verifiers.answers import MAX_CHARS, How, extract, present
+from hone.verifiers.answers import MAX_CHARS, How, extract, has_odd_digits, present
 from hone.verifiers.countdown import reaches
 from hone.verifiers.expressions import has_huge_exponent, is_formula, is_literal
 from hone.verifiers.references import is_missing
@@ -31,6 +32,7 @@ _REPLACED: dict[str, Callable[[str, Entry], bool]] = {
     "countdown": lambda answer, entry: _uses(answer, entry, entry["metadata"]["target"]),
     "puzzle24": lambda answer, entry: _uses(answer, entry, 24),
     "game_of_life_halting": lambda answer, entry: answer.lower() == entry["answer"].lower(),
+    "coin_flip": lambda answer, entry: _near(answer, entry["answer"]),
 }
 """Judged here. The first two would also run the answer as Python."""
 
@@ -41,14 +43,11 @@ _READABLE: dict[str, Callable[[str], bool]] = {
         lambda answer: bool(re.fullmatch(r"[A-Z0-9_\s]*", answer)) or is_literal(answer),
     ),
     "complex_arithmetic": lambda answer: "nan" not in answer.lower(),
-    "coin_flip": lambda answer: not has_huge_exponent(answer),
     "rubiks_cube": lambda answer: not re.search(r"[0-9]{3}", answer),  # a move is written out as often as it says
 }
 """What an answer must be for the scorer to see it. Those above complex_arithmetic run it as Python."""
 
-_RAISES = {
-    "boxnet", "calendar_arithmetic", "codeio", "coin_flip", "game_of_life", "prime_factorization", "time_intervals",
-}  # fmt: skip
+_RAISES = {"boxnet", "calendar_arithmetic", "codeio", "game_of_life", "prime_factorization", "time_intervals"}
 """Scorers that raise over text that they cannot read; from any other an exception is a failure."""
 
 _UNREADABLE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
@@ -96,7 +95,8 @@ class ReasoningGymVerifier:
         if is_missing(entry["answer"]) and name not in _ORACLES:
             raise ValueError(f"task {task.id!r}: its entry has no answer, but {entry['answer']!r}")
         answer = extract(trajectory.response, self.extract, self.max_chars)
-        raw = None if answer is None else _score(answer, entry)
+        readable = answer is not None and not has_odd_digits(answer, str(entry["answer"]))
+        raw = _score(answer, entry) if readable else None
         if raw is None:
             return invalid()
         if self.partial:
@@ -138,6 +138,16 @@ def _scorer(name: str) -> Callable[[str, Entry], float]:
     from reasoning_gym.factory import get_score_answer_fn
 
     return get_score_answer_fn(name)
+
+
+def _near(answer: str, right: str, tolerance: float = 1e-4) -> bool:
+    """Whether a decimal or a fraction is the probability, to the scorer's own tolerance."""
+    if has_huge_exponent(answer):
+        return False
+    try:
+        return abs(Fraction(answer.replace(",", "")) - Fraction(right.replace(",", ""))) <= tolerance
+    except (ValueError, ZeroDivisionError):
+        return False
 
 
 def _uses(answer: str, entry: Entry, target: int) -> bool:

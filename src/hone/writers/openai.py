@@ -132,5 +132,17 @@ def _url(image: Any) -> str:
         image.save(buffer, format="PNG")
         kind, data = "image/png", buffer.getvalue()
     else:
-        kind, data = mimetypes.guess_type(str(image))[0] or "image/png", Path(image).read_bytes()
+        kind, data = _picture(str(image))
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _picture(name: str) -> tuple[str, bytes]:
+    """Type and content of a file that a row names. Rows are written by others, and what is read here is sent away.
+
+    Raises:
+        ValueError: If it is no picture by its name, or lies outside of the working directory.
+    """
+    path, kind = Path(name).resolve(), mimetypes.guess_type(name)[0] or ""
+    if not path.is_relative_to(Path.cwd().resolve()) or not kind.startswith("image/"):
+        raise ValueError(f"writer openai: {name!r} is not sent: it should be a picture below {Path.cwd()}")
+    return kind, path.read_bytes()

@@ -1,0 +1,203 @@
+"""Memory of a device by phase, in bytes, part by part as the code allocates them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from hone.planning.hardware import Hardware
+from hone.planning.work import MicroBatch, Work
+from hone.policies import head
+from hone.policies.hollow import Hollow, Kept
+from hone.samplers.slots import GROW
+from hone.seats import reads_reference
+from hone.types import Branch, Row, Segment
+
+MASTER, MOMENTS, GRADIENT = 4, 8, 4
+"""Bytes of a trained weight: in float32, AdamW's two, and its gradient."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a run is spread over devices.
+
+    Attributes:
+        devices: How many.
+        sharding: "none": each has all weights; "fsdp": each has a part of weights, gradients and moments, and gathers
+            a layer when it is computed, while the one before is still there.
+    """
+
+    devices: int = 1
+    sharding: str = "none"
+
+    @property
+    def parts(self) -> int:
+        """Into how many parts weights are cut."""
+        return self.devices if self.sharding == "fsdp" else 1
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Bytes by what takes them, on the device and, with ``offload``, on the host."""
+
+    device: dict[str, float]
+    host: dict[str, float]
+
+    @property
+    def total(self) -> float:
+        """On the device."""
+        return sum(self.device.values())
+
+
+class Memory:
+    """What each phase takes.
+
+    Args:
+        config: Of the run.
+        hollow: Its model.
+        hardware: A device.
+        layout: How many of them.
+    """
+
+    def __init__(self, config: Any, hollow: Hollow, hardware: Hardware, layout: Layout) -> None:
+        self.config, self.hollow, self.hardware, self.layout = config, hollow, hardware, layout
+        self.policy, self.shape = config.model, hollow.shape
+        self.width = 2 if hardware.dtype(self.policy.dtype) == "bfloat16" else 4
+
+    def phases(self, work: Work) -> dict[str, Phase]:
+        """By name, in the order of a step: load, sample, reference, update."""
+        found = {"load": self._phase({"reading a layer": self.shape.largest_layer * self.width}, moments=False)}
+        found["sample"] = self._phase(self._sampling(work))
+        largest = work.largest
+        if largest is None:
+            return found
+        kept = self.kept(largest)
+        if self.reads_reference or not work.on_policy:
+            scored = {"a layer": float(kept.layer), **self._head(largest, learns=False)}
+            found["reference" if self.reads_reference else "old log-probabilities"] = self._phase(scored)
+        several = any(len(mini) > 1 for mini in work.minibatches)
+        found["update"] = self._phase(*self._update(largest, kept, several))
+        return found if self.hardware.gpu else self._with_leftovers(found)
+
+    def _with_leftovers(self, found: dict[str, Phase]) -> dict[str, Phase]:
+        """On a CPU, the C library keeps the small blocks of an update, so they are resident while the next samples."""
+        update, sample = found["update"].device, found["sample"]
+        own = sum(sample.device.values()) - sum(self._held(True)[0].values())
+        left = update.get("activations", 0.0) / (1 + self.hardware.slack) + update.get("logits", 0.0)
+        device = sample.device | {"left by the update": max(0.0, left - own)}
+        return found | {"sample": Phase(device, sample.host)}
+
+    def kept(self, micro: MicroBatch) -> Kept:
+        """What the backbone keeps of a micro-batch for the backward pass."""
+        return self.hollow.kept(_row(micro), packed=not self.hardware.gpu)
+
+    @property
+    def head_steps(self) -> tuple[int, int]:
+        """Steps of a piece of the head, and steps whose logits are kept."""
+        device = torch.device("cuda" if self.hardware.gpu else "cpu")
+        return head.budget(self.shape.vocabulary, self.width, self.policy.head_memory_mb, device)
+
+    @property
+    def masters(self) -> int:
+        """Weights that are kept in float32 beside those of the model."""
+        return self.shape.trained if self.policy.offload else self.shape.rounded
+
+    @property
+    def reads_reference(self) -> bool:
+        """Whether a part of the run reads a reference policy."""
+        stages = self.config.every_stage()
+        return any(reads_reference(part) for stage in stages for part in (stage.objective, *stage.shapers))
+
+    def _phase(self, own: dict[str, float], host: dict[str, float] | None = None, moments: bool = True) -> Phase:
+        held, beside = self._held(moments)
+        return Phase(held | own, beside | (host or {}))
+
+    def _held(self, moments: bool) -> tuple[dict[str, float], dict[str, float]]:
+        """Weights and what belongs to them: there from the first optimiser step to the end."""
+        shape, parts = self.shape, self.layout.parts
+        held = {"libraries": self.hardware.reserve, "weights": shape.held / parts}
+        if self.layout.sharding == "fsdp":
+            held["gathered layers"] = (2 * shape.largest_layer + shape.outside) * self.width
+        if self.reads_reference and not self.policy.lora:
+            held["reference"] = shape.held / parts
+        masters = {"moments": shape.trained * MOMENTS / parts} if moments else {}
+        if self.masters:
+            masters["master weights"] = self.masters * MASTER / parts
+        return (held, masters) if self.policy.offload else (held | masters, {})
+
+    def _sampling(self, work: Work) -> dict[str, float]:
+        """The cache of the slots, and what a pass over them needs besides."""
+        shape, sampler = self.shape, self.config.sampler
+        slots = min(getattr(sampler, "max_sequences", 64), work.sequences)
+        read = min(getattr(sampler, "prefill_tokens", 4096), work.contexts)
+        contexts = min(work.contexts, work.longest * -(-slots // self.config.siblings))
+        length = cache_length(work.longest, work.longest_response, self.config.sampling.max_tokens)
+        return {
+            "cache": float(slots * length * shape.cache * self.width),
+            "cached prompts": float(contexts * shape.cache * self.width),
+            "drawing": float(slots * shape.vocabulary * (self.width + 4)),
+            "reading prompts": self._pass(read),
+        }
+
+    def _pass(self, tokens: int) -> float:
+        """A pass without gradients holds about what one layer keeps of one with them."""
+        row = Row([Branch([Segment("prompts", "given", range(tokens))])])
+        return float(self.hollow.kept(row, packed=False).layer)
+
+    def _update(self, micro: MicroBatch, kept: Kept, several: bool) -> tuple[dict[str, float], dict[str, float]]:
+        """The peak: as a backward pass begins, with the gradients of earlier ones; or as the only one ends."""
+        gradients = self.shape.trained * GRADIENT / self.layout.parts
+        recomputed = self.policy.gradient_checkpointing
+        every = kept.inputs + kept.outside + kept.layer if recomputed else kept.total
+        activations = every * (1 + self.hardware.slack)
+        logits = self._head(micro, learns=True)
+        begins = activations + sum(logits.values())
+        host = {"gradients": gradients} if self.policy.offload else {}
+        on_device = 0.0 if self.policy.offload else gradients
+        if several or begins >= on_device + kept.layer:
+            made = on_device if several else self._embedding()
+            return {"activations": activations, **logits, "gradients": made}, host
+        return {"gradients": on_device, "a layer": float(kept.layer)}, host
+
+    def _embedding(self) -> float:
+        """Its gradient comes last: on a CPU the C library keeps the activations until then, a GPU reuses them."""
+        if self.hardware.gpu or not self.shape.head_trained:
+            return 0.0
+        moved = GRADIENT / self.layout.parts if self.masters and not self.policy.offload else 0
+        return float(self.shape.outside * (2 * self.width + moved))
+
+    def _head(self, micro: MicroBatch, *, learns: bool) -> dict[str, float]:
+        """Logits, worked on and kept; the gradient of the head: the sum in float32, that of a piece, and rounded."""
+        shape, steps = self.shape, micro.trained
+        chunk, keep = self.head_steps
+        alike = min(chunk, steps) if self.hardware.gpu else min(head.ROWS, steps)
+        worked = alike * 4 * head.COPIES + (0 if self.hardware.gpu else 2 * min(chunk, steps) * self.width)
+        found = {"logits": float(worked * shape.vocabulary)}
+        if learns:
+            found["logits"] += min(keep, steps) * shape.vocabulary * self.width
+            copies = GRADIENT + self.width * (1 + (self.width != GRADIENT))
+            found["gradient of the head"] = float(shape.head * copies) if shape.head_trained else 0.0
+        return found
+
+
+def cache_length(context: int, response: int, most: int) -> int:
+    """Steps that a slot of the cache has room for when its longest sequence ends.
+
+    Args:
+        context: Tokens of the longest prompt.
+        response: Of the longest answer; the last is not written any more.
+        most: ``sampling.max_tokens``.
+    """
+    length = context + min(most, GROW)
+    return length + max(0, -(-(context + response - 1 - length) // GROW)) * GROW
+
+
+def _row(micro: MicroBatch) -> Row:
+    """The rows of a micro-batch end to end."""
+    made = Row([])
+    for row in micro.rows:
+        start = len(made.branches)
+        made.branches += [Branch(b.segments, b.parent + start if b.parent >= 0 else -1) for b in row.branches]
+    return made
