@@ -18,10 +18,10 @@ FILES = sorted(ROOT.rglob("*.py"))
 ROOMS = [
     {"types", "keys", "params", "state"},
     {"seats"},
-    {"math", "collate", "masks", "sections", "ranks", "prompts", "synthesis", "checksums"},
+    {"math", "collate", "masks", "sections", "ranks", "prompts", "synthesis", "checksums", "hangs"},
     {"objectives", "policies", "samplers", "tasks", "envs", "verifiers", "hooks", "writers", "papers", "guards"},
     {"collect", "learner", "checkpoint", "session", "folder", "origin", "trainer", "runtime", "report"}
-    | {"recovery", "hangs", "interrupt"},
+    | {"recovery", "interrupt"},
     {"registry", "parts", "build", "document", "config", "schema", "order", "check"}
     | {"candidates", "ledger", "evaluation", "scoring"},
     {"cli", "commands"},

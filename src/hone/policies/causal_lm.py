@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hone import masks
 from hone.checksums import checksums
-from hone.policies import head, layers, layout, parity, precision, tree
+from hone.policies import handover, head, layers, layout, parity, precision, tree
 from hone.policies.adapters import LoRA
 from hone.policies.chat import ChatRenderer
 from hone.policies.master import MasterWeights
@@ -196,6 +196,14 @@ class CausalLM:
     def fingerprint(self) -> dict[str, int]:
         """Checksums of the trained weights, rounded as the model must hold them."""
         return checksums(self.masters.rounded())
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """All weights as the model computes with them; see :func:`hone.policies.handover.weights`."""
+        return handover.weights(self.causal_lm)
+
+    def outline(self, folder: Path) -> None:
+        """Write configuration and tokenizer to ``folder``, without weights."""
+        handover.outline(self.causal_lm, self.renderer.tokenizer, folder)
 
     def frozen_copy(self) -> FrozenLM:
         """The policy as it is now; with LoRA, the base model, which costs no memory."""

@@ -1,0 +1,204 @@
+"""vLLM in this process, for real: tokens, log-probabilities, stops, seeds, weights."""
+
+import asyncio
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+
+from hone.samplers.native import NativeSampler
+from hone.seats import SamplingParams
+from hone.types import Group, Segment, Task, Trajectory
+
+pytestmark = pytest.mark.vllm
+END = 256
+
+
+def context(n, seed=0):
+    draw = random.Random(seed)
+    return Segment("prompt", "given", tuple(draw.randrange(250) for _ in range(n)))
+
+
+def run(sampler, *requests, **options):
+    async def gather():
+        tasks = [sampler.sample([prompt], params) for prompt, params in requests]
+        return await asyncio.wait_for(asyncio.gather(*tasks, **options), timeout=60)
+
+    return asyncio.run(gather())
+
+
+def tokens(completion):
+    return completion.segments[0].actions
+
+
+def worst_gap(policy, score_groups, requests, completions, temperature=1.0):
+    """Of the policy's own log-probabilities and those of the samples, in nats."""
+    task = Task("t", [])
+    groups = [
+        Group(task, [Trajectory(task, [prompt, *completion.segments], reward=0.0)])
+        for (prompt, _), completion in zip(requests, completions, strict=True)
+    ]
+    with torch.no_grad():
+        scores = score_groups(policy, groups, temperature=temperature)
+    pairs = zip((c.segments[0].logprobs for c in completions), scores, strict=True)
+    return max(abs(a - b) for ours, theirs in pairs for a, b in zip(ours, theirs, strict=True))
+
+
+def test_samples_as_the_policy_has_it(vllm_policy, vllm_sampler, score_groups):
+    policy = vllm_policy()
+    sampler = vllm_sampler(policy)
+    for temperature in (1.0, 0.7):
+        requests = [
+            (context(3 + i % 5, seed=i % 5), SamplingParams(temperature=temperature, seed=i, max_tokens=8 + 2 * i))
+            for i in range(12)
+        ]
+        completions = run(sampler, *requests)
+        assert worst_gap(policy, score_groups, requests, completions, temperature) < 1e-4
+        for (_, params), completion in zip(requests, completions, strict=True):
+            [segment] = completion.segments
+            ended = segment.actions[-1] == END
+            assert completion.stop == ("eos" if ended else "length")
+            assert len(segment) == params.max_tokens or ended
+            assert END not in segment.actions[:-1]
+            assert segment.text == policy.renderer.decode(segment.actions)
+            assert segment.train
+            assert completion.version == policy.version
+
+
+def test_greedy_is_that_of_the_native_sampler(vllm_policy, vllm_sampler):
+    policy, native = vllm_policy(), NativeSampler()
+    native.sync(policy)
+    requests = [(context(n, seed=n), SamplingParams(temperature=0, max_tokens=24)) for n in (1, 4, 13, 30)]
+    for ours, theirs in zip(run(vllm_sampler(policy), *requests), run(native, *requests), strict=True):
+        assert tokens(ours) == tokens(theirs)
+        assert ours.segments[0].logprobs == pytest.approx(theirs.segments[0].logprobs, abs=1e-4)
+        assert ours.stop == theirs.stop
+
+
+def test_a_sample_depends_on_its_key_alone(vllm_sampler):
+    sampler = vllm_sampler(max_sequences=3)
+    requests = [(context(5, seed=i // 4), SamplingParams(max_tokens=12).keyed(f"task {i // 4}", i % 4)) for i in range(8)]
+    together = list(map(tokens, run(sampler, *requests)))
+    assert len(set(together)) == 8
+    assert list(map(tokens, run(sampler, *reversed(requests))))[::-1] == together
+    assert [tokens(run(sampler, request)[0]) for request in requests] == together
+    assert tokens(run(sampler, (context(5), replace(requests[0][1], seed=2**63 - 1)))[0])  # the largest key there is
+
+
+def test_stop_strings_are_kept_and_nothing_behind_them(vllm_policy, vllm_sampler):
+    policy, native = vllm_policy(), NativeSampler()
+    native.sync(policy)
+    sampler = vllm_sampler(policy)
+    greedy = SamplingParams(temperature=0, max_tokens=24)
+    plains = run(native, *((context(4, seed=i), greedy) for i in range(12)))
+    tried = 0
+    for i, plain in enumerate(plains):
+        string = next((c for c in plain.text[3:] if c.isascii() and c not in plain.text[:3]), None)
+        if string is None:
+            continue
+        request = (context(4, seed=i), replace(greedy, stop=["never", string]))
+        [ours], [theirs] = run(sampler, request), run(native, request)
+        assert tokens(ours) == tokens(theirs) == tokens(plain)[: len(tokens(ours))]
+        assert ours.stop == theirs.stop == "stop"
+        assert ours.text == theirs.text == plain.text[: plain.text.index(string) + 1]
+        tried += 1
+    assert tried > 3
+
+
+def test_siblings_share_their_prefix(vllm_sampler):
+    sampler = vllm_sampler()
+    cached, answer = [], sampler._stepper._answer
+    sampler._stepper._answer = lambda given: cached.append(given.cached) or answer(given)
+    run(sampler, *((context(300), SamplingParams(seed=i, max_tokens=2)) for i in range(4)))
+    assert sorted(cached)[0] == 0
+    assert min(sorted(cached)[1:]) >= 256
+
+
+def test_updated_weights_arrive_and_what_was_cached_is_dropped(vllm_policy, vllm_sampler, score_groups):
+    policy = vllm_policy()
+    sampler = vllm_sampler(policy, check_every=1)
+    requests = [(context(200, seed=1), SamplingParams(seed=i, max_tokens=16)) for i in range(3)]
+    before = run(sampler, *requests)
+    with torch.no_grad():
+        for weight in policy.parameters():
+            weight.add_(0.05 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))
+    policy.advance()
+    assert sampler.fingerprint() != policy.fingerprint()
+    sampler.sync(policy)
+    assert sampler.fingerprint() == policy.fingerprint()
+    after = run(sampler, *requests)
+    assert worst_gap(policy, score_groups, requests, before) > 0.1
+    assert worst_gap(policy, score_groups, requests, after) < 1e-4
+    assert {made.version for made in after} == {policy.version} == {before[0].version + 1}
+
+
+def test_adapters_arrive_merged(vllm_policy, vllm_sampler, score_groups):
+    policy = vllm_policy(lora={"rank": 4})
+    with torch.no_grad():
+        for weight in policy.parameters():
+            weight.add_(0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(2)))
+    policy.advance()
+    requests = [(context(6, seed=i), SamplingParams(seed=i, max_tokens=16)) for i in range(4)]
+    assert worst_gap(policy, score_groups, requests, run(vllm_sampler(policy), *requests)) < 1e-3
+
+
+def test_weights_that_were_lost_on_the_way_are_noticed(vllm_policy, vllm_sampler):
+    policy = vllm_policy()
+    sampler = vllm_sampler(policy)
+    load = sampler._engine.load
+    sampler._engine.load = lambda weights: load((name, w + 1 if "norm" in name else w) for name, w in weights)
+    sampler._syncs = sampler.check_every
+    with pytest.raises(RuntimeError, match=r"5 of \d+ weights in vLLM are not those it was sent"):
+        sampler.sync(policy)
+
+
+def test_a_cancelled_sample_leaves_the_others_alone(vllm_sampler):
+    sampler = vllm_sampler()
+    requests = [(context(4, seed=i), SamplingParams(seed=i, max_tokens=40)) for i in range(3)]
+    expected = list(map(tokens, run(sampler, *requests)))
+
+    async def cancel():
+        tasks = [asyncio.ensure_future(sampler.sample([prompt], params)) for prompt, params in requests]
+        await asyncio.sleep(0.01)
+        tasks[1].cancel()
+        found = await asyncio.gather(*tasks, return_exceptions=True)
+        assert isinstance(found.pop(1), asyncio.CancelledError)
+        return list(map(tokens, found))
+
+    assert asyncio.run(cancel()) == [expected[0], expected[2]]
+    assert list(map(tokens, run(sampler, *requests))) == expected
+
+
+def test_closing_ends_what_is_under_way_and_it_starts_again(vllm_policy, vllm_sampler):
+    policy = vllm_policy()
+    sampler = vllm_sampler(policy)
+    request = (context(4), SamplingParams(seed=3, max_tokens=400))
+
+    async def close():
+        task = asyncio.ensure_future(sampler.sample([request[0]], request[1]))
+        await asyncio.sleep(0.01)
+        with pytest.raises(RuntimeError, match="under way"):
+            sampler.sync(policy)
+        await asyncio.to_thread(sampler.close)
+        with pytest.raises(RuntimeError, match="closed while"):
+            await task
+
+    asyncio.run(close())
+    with pytest.raises(RuntimeError, match="call sync"):
+        run(sampler, request)
+    sampler.sync(policy)
+    assert run(sampler, request)
+
+
+def test_what_stalls_is_named(vllm_policy, vllm_sampler):
+    from time import sleep
+
+    from hone.hangs import HangError
+
+    policy = vllm_policy()
+    sampler = vllm_sampler(policy)
+    sampler.patience = 0.2
+    sampler._engine.load = lambda weights: sleep(1)
+    with pytest.raises(HangError, match=r"giving vLLM the weights did not end within 0.2 s \(sampler.vllm.patience\)"):
+        sampler.sync(policy)
