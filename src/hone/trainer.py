@@ -95,7 +95,7 @@ class Trainer:
                 if not self._attempt():
                     break
                 self._tell("on_step")
-                self._publish()  # a hook may have changed the weights
+                self.session.publish()  # a hook may have changed the weights
             if self.state.stop:
                 self._tell("on_stop")
             if self.interrupted:
@@ -148,18 +148,12 @@ class Trainer:
         metrics["tokens/trained"] = sum(t.trained for group in chosen for t in group if t.reward is not None)
         updating = time.perf_counter()
         metrics |= self.recovery.update(chosen, self.state, self.stage.update.on_bad)
-        self._publish()
+        self.session.publish()
         ended = time.perf_counter()
         seconds |= {"update": ended - updating, "step": ended - started}
         self.state.step += 1
         self.state.metrics = metrics | {f"time/{name}": value for name, value in seconds.items()}
         return True
-
-    def _publish(self) -> None:
-        """Give the sampler the weights as they are, if it has others."""
-        if self.policy.version != self._published:
-            self.sampler.sync(self.policy)
-            self._published = self.policy.version
 
     def _collect(self) -> tuple[list[Group], list[bool], dict[str, float]]:
         """Play groups until enough pass the gate, at most ``max_rounds`` times (DAPO's dynamic sampling)."""
@@ -179,6 +173,7 @@ class Trainer:
             seconds = {name: total + self.session.collector.seconds[name] for name, total in seconds.items()}
         if len(tasks) < wanted:
             self.state.stop = "the task source has no more tasks"
+        self.session.rest()
         return groups, kept, seconds
 
     def _credit(self, groups: Sequence[Group]) -> None:
@@ -218,7 +213,6 @@ class Trainer:
             learner=self.learner,
         )
         self.recovery = Recovery(self.learner, config.limits.update)
-        self._published = self.policy.version
         self._enter_stage()
 
     def _anchor(self, weights: Mapping[str, Any] | None = None) -> None:
@@ -242,7 +236,7 @@ class Trainer:
         for name, hook in _named(self.hooks):
             if name in saved["hooks"]:  # else it is new to the run
                 hook.load_state_dict(saved["hooks"][name])
-        self._publish()
+        self.session.publish()
         checkpoint.tidy(self.folder, keep=self.config.checkpoint.keep, best=self.config.checkpoint.best)
         log.info("resumed from %s", path)
 

@@ -1,10 +1,7 @@
 """Policies that vLLM's kernels take, small enough to start an engine in two seconds."""
 
 import pytest
-
-WIDE = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32}
-"""Its attention on a CPU wants heads of 32 at least."""
-ENGINE = {"enforce_eager": True, "kv_cache_memory_bytes": 64 << 20}
+from engine_parts import ENGINE, WIDE
 
 
 @pytest.fixture

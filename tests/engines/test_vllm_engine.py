@@ -78,7 +78,9 @@ def test_greedy_is_that_of_the_native_sampler(vllm_policy, vllm_sampler):
 
 def test_a_sample_depends_on_its_key_alone(vllm_sampler):
     sampler = vllm_sampler(max_sequences=3)
-    requests = [(context(5, seed=i // 4), SamplingParams(max_tokens=12).keyed(f"task {i // 4}", i % 4)) for i in range(8)]
+    requests = [
+        (context(5, seed=i // 4), SamplingParams(max_tokens=12).keyed(f"task {i // 4}", i % 4)) for i in range(8)
+    ]
     together = list(map(tokens, run(sampler, *requests)))
     assert len(set(together)) == 8
     assert list(map(tokens, run(sampler, *reversed(requests))))[::-1] == together
@@ -108,8 +110,8 @@ def test_stop_strings_are_kept_and_nothing_behind_them(vllm_policy, vllm_sampler
 
 def test_siblings_share_their_prefix(vllm_sampler):
     sampler = vllm_sampler()
-    cached, answer = [], sampler._stepper._answer
-    sampler._stepper._answer = lambda given: cached.append(given.cached) or answer(given)
+    cached, finish = [], sampler._stepper._finish
+    sampler._stepper._finish = lambda request, answer: cached.append(answer.cached) or finish(request, answer)
     run(sampler, *((context(300), SamplingParams(seed=i, max_tokens=2)) for i in range(4)))
     assert sorted(cached)[0] == 0
     assert min(sorted(cached)[1:]) >= 256
@@ -151,6 +153,16 @@ def test_weights_that_were_lost_on_the_way_are_noticed(vllm_policy, vllm_sampler
     sampler._syncs = sampler.check_every
     with pytest.raises(RuntimeError, match=r"5 of \d+ weights in vLLM are not those it was sent"):
         sampler.sync(policy)
+
+
+def test_what_vllm_refuses_harms_no_other(vllm_sampler):
+    sampler = vllm_sampler(context=64)
+    requests = [(context(4), SamplingParams(seed=i, max_tokens=8, temperature=t)) for i, t in enumerate((1.0, 2.5))]
+    fine, refused = run(sampler, *requests, return_exceptions=True)
+    assert len(fine.segments[0]) == 8
+    assert "temperature must be in [0, 2]" in str(refused)
+    [refused] = run(sampler, (context(60), SamplingParams(max_tokens=5)), return_exceptions=True)
+    assert str(refused).endswith("need 65 positions; the engine has 64; set sampling.max_tokens to at most 4")
 
 
 def test_a_cancelled_sample_leaves_the_others_alone(vllm_sampler):
@@ -202,3 +214,23 @@ def test_what_stalls_is_named(vllm_policy, vllm_sampler):
     sampler._engine.load = lambda weights: sleep(1)
     with pytest.raises(HangError, match=r"giving vLLM the weights did not end within 0.2 s \(sampler.vllm.patience\)"):
         sampler.sync(policy)
+
+
+def test_alphaone_acts_inside_the_engine(vllm_policy, vllm_sampler):
+    """Its waits come by coins that are keyed, so that they are those of the native sampler, whatever is drawn between."""
+    from hone.papers.alphaone import AlphaOne
+
+    settings = {"n_think": 30, "wait": "Wa", "slow": ["W"], "end": "E", "delimiters": ["."], "alpha": 1.0}
+    sampler = vllm_sampler(vllm_policy(), processors=[AlphaOne(**settings, schedule="constant", probability=1.0)])
+    requests = [(context(5, seed=i), SamplingParams(seed=i, max_tokens=80, temperature=2.0)) for i in range(12)]
+    made = run(sampler, *requests)
+    forced = [segment for completion in made for segment in completion.segments if segment.source == "forced"]
+    assert forced
+    assert not any(segment.train or segment.logprobs for segment in forced)
+    for completion in made:
+        whole = tuple(action for segment in completion.segments for action in segment.actions)
+        thought = whole[: whole.index(ord("E"))] if ord("E") in whole else whole
+        for at, token in enumerate(thought[:-2]):
+            if token == ord(".") and at < 29:
+                assert thought[at + 1 : at + 3] == (ord("W"), ord("a"))
+        assert ord("W") not in thought[32:]

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -107,8 +108,8 @@ class Stepper:
                     raise RuntimeError("sampler: it was closed while this sequence was under way")
                 entering, self._waiting = self._waiting, []
                 self._running |= {request.id: request for request in entering}
-                for answer in await asyncio.wrap_future(self.thread.submit(lambda new=entering: self._turn(new))):
-                    self._answer(answer)
+                for name, answer in await asyncio.wrap_future(self.thread.submit(partial(self._turn, entering))):
+                    self._finish(self._running.pop(name), answer)
                 self._running = {name: request for name, request in self._running.items() if not request.done.done()}
         except Exception as error:
             for request in (*self._waiting, *self._running.values()):
@@ -117,24 +118,28 @@ class Stepper:
         finally:
             self._forget()
 
-    def _turn(self, entering: Sequence[Request]) -> list[Answer]:
+    def _turn(self, entering: Sequence[Request]) -> list[tuple[str, Answer | Exception]]:
         """In the engine's thread: step until something is finished, given up or new."""
+        refused: list[tuple[str, Answer | Exception]] = []
         for request in entering:
-            if not request.done.done():
+            try:
                 self.engine.add(request.id, request.context, self.asking.of(request.params))
-        while not (self._waiting or self._closed):
+            except Exception as error:
+                refused.append((request.id, error))
+        while not (refused or self._waiting or self._closed):
             self.engine.keep({name for name, request in self._running.items() if not request.done.done()})
             if not self.engine.busy:
                 break
             if answers := self.engine.step():
-                return answers
-        return []
+                return [(answer.id, answer) for answer in answers]
+        return refused
 
-    def _answer(self, answer: Answer) -> None:
-        request = self._running.pop(answer.id)
+    def _finish(self, request: Request, answer: Answer | Exception) -> None:
         if request.done.done():
             return
         try:
+            if isinstance(answer, Exception):
+                raise answer
             parts = (answer.tokens, answer.logprobs, answer.reason)
             request.done.set_result(self.asking.completion(*parts, request.params, request.version))
         except Exception as error:
