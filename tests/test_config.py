@@ -219,7 +219,7 @@ def test_a_processor_says_what_training_with_it_needs(processors, weights, probl
         (
             "{vllm: {correction: {masked_importance: {high: 3}}}}",
             "[high_entropy]",
-            ["high_entropy", "masked_importance"],
+            ["H", "M"],
         ),
         ("vllm", "[masked_importance]", ["M"]),
         ("{vllm: {correction: null}}", "[]", []),

@@ -23,7 +23,7 @@ ROOMS = [
     {"collect", "learner", "checkpoint", "session", "folder", "origin", "trainer", "runtime", "report"}
     | {"recovery", "interrupt"},
     {"registry", "parts", "build", "document", "config", "schema", "order", "check"}
-    | {"candidates", "ledger", "evaluation", "scoring", "fitting"},
+    | {"candidates", "ledger", "evaluation", "scoring", "fitting", "serving"},
     {"cli", "commands"},
 ]
 """From the ground up. A new file or folder of the library is given its floor here."""

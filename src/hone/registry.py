@@ -39,7 +39,11 @@ SEATS: dict[str, type] = {
 
 REGISTRY: dict[str, dict[str, str]] = {
     "policy": {"causal_lm": "hone.policies.causal_lm:CausalLM"},
-    "sampler": {"native": "hone.samplers.native:NativeSampler", "vllm": "hone.samplers.vllm_engine:VLLMSampler"},
+    "sampler": {
+        "native": "hone.samplers.native:NativeSampler",
+        "vllm": "hone.samplers.vllm_engine:VLLMSampler",
+        "vllm_server": "hone.samplers.vllm_server:VLLMServers",
+    },
     "processor": {
         "alphaone": "hone.papers.alphaone:AlphaOne",
         "budget_forcing": "hone.papers.budget_forcing:BudgetForcing",

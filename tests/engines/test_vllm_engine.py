@@ -1,48 +1,16 @@
 """vLLM in this process, for real: tokens, log-probabilities, stops, seeds, weights."""
 
 import asyncio
-import random
 from dataclasses import replace
 
 import pytest
 import torch
+from engine_parts import END, context, run, tokens, worst_gap
 
 from hone.samplers.native import NativeSampler
 from hone.seats import SamplingParams
-from hone.types import Group, Segment, Task, Trajectory
 
 pytestmark = pytest.mark.vllm
-END = 256
-
-
-def context(n, seed=0):
-    draw = random.Random(seed)
-    return Segment("prompt", "given", tuple(draw.randrange(250) for _ in range(n)))
-
-
-def run(sampler, *requests, **options):
-    async def gather():
-        tasks = [sampler.sample([prompt], params) for prompt, params in requests]
-        return await asyncio.wait_for(asyncio.gather(*tasks, **options), timeout=60)
-
-    return asyncio.run(gather())
-
-
-def tokens(completion):
-    return completion.segments[0].actions
-
-
-def worst_gap(policy, score_groups, requests, completions, temperature=1.0):
-    """Of the policy's own log-probabilities and those of the samples, in nats."""
-    task = Task("t", [])
-    groups = [
-        Group(task, [Trajectory(task, [prompt, *completion.segments], reward=0.0)])
-        for (prompt, _), completion in zip(requests, completions, strict=True)
-    ]
-    with torch.no_grad():
-        scores = score_groups(policy, groups, temperature=temperature)
-    pairs = zip((c.segments[0].logprobs for c in completions), scores, strict=True)
-    return max(abs(a - b) for ours, theirs in pairs for a, b in zip(ours, theirs, strict=True))
 
 
 def test_samples_as_the_policy_has_it(vllm_policy, vllm_sampler, score_groups):
@@ -217,7 +185,6 @@ def test_what_stalls_is_named(vllm_policy, vllm_sampler):
 
 
 def test_alphaone_acts_inside_the_engine(vllm_policy, vllm_sampler):
-    """Its waits come by coins that are keyed, so that they are those of the native sampler, whatever is drawn between."""
     from hone.papers.alphaone import AlphaOne
 
     settings = {"n_think": 30, "wait": "Wa", "slow": ["W"], "end": "E", "delimiters": ["."], "alpha": 1.0}

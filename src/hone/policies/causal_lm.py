@@ -202,8 +202,16 @@ class CausalLM:
         return handover.weights(self.causal_lm)
 
     def outline(self, folder: Path) -> None:
-        """Write configuration and tokenizer to ``folder``, without weights."""
-        handover.outline(self.causal_lm, self.renderer.tokenizer, folder)
+        """Write configuration and tokenizer to ``folder``, without weights, of which none need be loaded."""
+        from transformers import AutoConfig, AutoTokenizer
+
+        if self.model is not None:
+            handover.outline(self.causal_lm.config, folder, type(self.causal_lm))
+            self.renderer.tokenizer.save_pretrained(folder)
+        else:
+            where = locate(self.path)
+            handover.outline(AutoConfig.from_pretrained(where), folder)
+            AutoTokenizer.from_pretrained(where).save_pretrained(folder)
 
     def frozen_copy(self) -> FrozenLM:
         """The policy as it is now; with LoRA, the base model, which costs no memory."""

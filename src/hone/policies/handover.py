@@ -11,12 +11,20 @@ import torch
 from torch import Tensor
 
 
-def outline(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Write a model's configuration and tokenizer, without weights, for an engine that is given these later."""
-    config = copy.deepcopy(model.config)
-    config.architectures = [type(model).__name__]  # one that was made from a configuration alone has none
+def outline(config: Any, folder: Path, architecture: type | None = None) -> None:
+    """Write a model's configuration, for an engine that is given the weights later.
+
+    Args:
+        config: From transformers.
+        folder: Where to.
+        architecture: The class of the model, where it is known; else the one that a causal model of this kind has.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    config = copy.deepcopy(config)
+    if architecture is not None or not config.architectures:  # one that was made from a configuration alone has none
+        config.architectures = [(architecture or MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]).__name__]
     config.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
 
 
 def weights(model: Any) -> Iterator[tuple[str, Tensor]]:

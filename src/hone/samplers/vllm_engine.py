@@ -18,16 +18,15 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import Field
 from torch import Tensor
 
 from hone import hangs
-from hone.checksums import checksums
-from hone.math.mismatch import truncated_importance
 from hone.samplers import vllm_compat
 from hone.samplers.stepping import OneThread, Stepper
-from hone.samplers.vllm_requests import Asking, adapters
-from hone.seats import Processor, SamplingParams, StepField, settings
+from hone.samplers.vllm_requests import Asking
+from hone.samplers.vllm_settings import VLLMSettings
+from hone.samplers.vllm_weights import words
+from hone.seats import SamplingParams, settings
 from hone.types import Completion, Segment
 
 T = TypeVar("T")
@@ -36,7 +35,7 @@ WHERE = "sampler.vllm.engine"
 
 
 @settings
-class VLLMSampler:
+class VLLMSampler(VLLMSettings):
     """One engine, on one device; for several, start servers with `hone serve` and take the sampler ``vllm_server``.
 
     Attributes:
@@ -53,15 +52,6 @@ class VLLMSampler:
         processors: Those that have an adapter for vLLM, such as ``alphaone``.
     """
 
-    max_sequences: int = Field(256, ge=1)
-    context: int | None = Field(None, ge=2)
-    memory: float = Field(0.4, gt=0, le=1)
-    engine: dict[str, Any] = Field(default_factory=dict)
-    correction: StepField | None = truncated_importance
-    check_every: int = Field(10, ge=1)
-    patience: float | None = Field(600.0, gt=0)
-    processors: list[Processor] = field(default_factory=list)
-
     renderer: Any = field(default=None, init=False, repr=False, compare=False)
     _policy: Any = field(default=None, init=False, repr=False, compare=False)
     _version: int = field(default=0, init=False, repr=False, compare=False)
@@ -71,9 +61,6 @@ class VLLMSampler:
     _engine: Any = field(default=None, init=False, repr=False, compare=False)
     _thread: Any = field(default=None, init=False, repr=False, compare=False)
     _stepper: Any = field(default=None, init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        adapters(self.processors)
 
     # The weights
 
@@ -103,17 +90,15 @@ class VLLMSampler:
         vllm_compat.require()
         vllm_compat.refuse_unknown(self.engine, WHERE)
         self._refuse_device(policy.device)
-        arguments = {
-            "dtype": str(policy.model.dtype).removeprefix("torch."), "max_num_seqs": self.max_sequences,
-            "max_model_len": self.context, "gpu_memory_utilization": self.memory,
-            "enable_sleep_mode": policy.device.type == "cuda", "logits_processors": adapters(self.processors) or None,
-        }  # fmt: skip
+        arguments = self.arguments(str(policy.model.dtype).removeprefix("torch."))
+        if policy.device.type == "cuda":
+            arguments["enable_sleep_mode"] = True
         self._thread = OneThread("hone-vllm")
 
         def start() -> vllm_compat.Engine:
             with tempfile.TemporaryDirectory(prefix="hone-vllm-") as folder:
                 policy.outline(Path(folder))
-                return vllm_compat.Engine(folder, arguments | self.engine)
+                return vllm_compat.Engine(folder, arguments)
 
         self._engine = self._call(start, "starting vLLM")
         self._policy, self.renderer, self._syncs = policy, policy.renderer, 0
@@ -139,8 +124,8 @@ class VLLMSampler:
 
         def told() -> Iterator[tuple[str, Tensor]]:
             for name, weight in policy.weights():
-                if due and weight.nbytes % 8 == 0:
-                    sent.update(checksums([(name, weight.to(policy.model.dtype))]))
+                if due:
+                    sent.update(words(name, weight, policy.model.dtype))
                 yield name, weight
 
         self._engine.load(told())

@@ -91,19 +91,6 @@ class Asking:
         return tokens
 
 
-def adapters(processors: Sequence[Processor]) -> list[str]:
-    """Addresses of the processors' adapters for vLLM.
-
-    Raises:
-        ValueError: For one that has none.
-    """
-    for place, processor in enumerate(processors):
-        if not hasattr(processor, "vllm"):
-            name = getattr(processor, "__name__", type(processor).__name__)
-            raise ValueError(f"processors.{place}: {name} has no adapter for vLLM; the native sampler takes it")
-    return [processor.vllm[1] for processor in processors]
-
-
 def _settings(processor: Any) -> dict[str, Any]:
     """Those that a user gives."""
     return {each.name: getattr(processor, each.name) for each in fields(processor) if each.init}
