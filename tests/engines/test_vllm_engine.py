@@ -85,6 +85,13 @@ def test_siblings_share_their_prefix(vllm_sampler):
     assert min(sorted(cached)[1:]) >= 256
 
 
+def test_more_context_than_one_pass_takes(vllm_policy, vllm_sampler, score_groups):
+    policy = vllm_policy()
+    requests = [(context(480, seed=i), SamplingParams(seed=i, max_tokens=8)) for i in range(9)]
+    completions = run(vllm_sampler(policy), *requests)
+    assert worst_gap(policy, score_groups, requests, completions) < 1e-4
+
+
 def test_updated_weights_arrive_and_what_was_cached_is_dropped(vllm_policy, vllm_sampler, score_groups):
     policy = vllm_policy()
     sampler = vllm_sampler(policy, check_every=1)
@@ -201,3 +208,35 @@ def test_alphaone_acts_inside_the_engine(vllm_policy, vllm_sampler):
             if token == ord(".") and at < 29:
                 assert thought[at + 1 : at + 3] == (ord("W"), ord("a"))
         assert ord("W") not in thought[32:]
+
+
+def test_speculation_leaves_probabilities_as_they_are(vllm_policy, vllm_sampler, score_groups):
+    policy = vllm_policy()
+    speculation = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 2, "prompt_lookup_min": 1}
+    sampler = vllm_sampler(policy, engine={"speculative_config": speculation})
+    requests = [(context(40, seed=i), SamplingParams(seed=i, max_tokens=40, temperature=0.7)) for i in range(6)]
+    completions = run(sampler, *requests)
+    assert worst_gap(policy, score_groups, requests, completions, 0.7) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("engine", "problem"),
+    [
+        ({"enforce_eagre": True}, "sampler.vllm.engine.enforce_eagre: .*has no such argument; enforce_eager?"),
+        ({"max_num_seqs": 3}, "sampler.vllm.engine.max_num_seqs: is set by sampler's max_sequences"),
+        ({"logprobs_mode": "raw_logits"}, "is what hone needs it to be"),
+        ({"tensor_parallel_size": 2}, "this process has one device; see `hone serve`"),
+    ],
+)
+def test_bad_settings_are_refused_before_the_engine_starts(vllm_sampler, engine, problem):
+    with pytest.raises(ValueError, match=problem):
+        vllm_sampler(engine=engine)
+
+
+def test_more_memory_than_is_free_is_refused(vllm_policy, monkeypatch):
+    from hone.samplers import vllm_compat
+    from hone.samplers.vllm_engine import VLLMSampler
+
+    monkeypatch.setattr(vllm_compat, "free_memory", lambda device: (3 << 30, 10 << 30))
+    with pytest.raises(ValueError, match=r"memory = 0.4: of the 10.0 GiB of cpu, 3.0 GiB are free; set .* most 0.3$"):
+        VLLMSampler().sync(vllm_policy())

@@ -124,7 +124,7 @@ class Engine:
         from vllm.v1.engine.llm_engine import LLMEngine
 
         own = {"model": folder, "load_format": "dummy", "seed": 0, "disable_log_stats": True}
-        own |= {"logprobs_mode": "processed_logprobs", "generation_config": "vllm"}
+        own |= {"logprobs_mode": "processed_logprobs", "generation_config": "vllm"} | _platform()
         self._engine = LLMEngine.from_engine_args(EngineArgs(**{**own, **arguments}))
         self._live: set[str] = set()
 
@@ -209,7 +209,7 @@ def serving(
     """The command that starts vLLM's server with hone's endpoints, and what it needs of the environment."""
     flags = {"host": host, "port": port, "load_format": "dummy", "generation_config": "vllm", "seed": 0}
     flags |= {"logprobs_mode": "processed_logprobs", "enable_scale_out": True, "disable_uvicorn_access_log": True}
-    flags |= {"worker_extension_cls": "hone.samplers.vllm_worker.TakesWeights", **arguments}
+    flags |= {"worker_extension_cls": "hone.samplers.vllm_worker.TakesWeights", **_platform(), **arguments}
     command = [sys.executable, "-m", SERVER, "--model", folder]
     for name, value in flags.items():
         flag = name.replace("_", "-")
@@ -225,6 +225,13 @@ def serving(
     if arguments.get("logits_processors"):
         environment["VLLM_USE_V2_MODEL_RUNNER"] = "0"
     return command, environment
+
+
+def _platform() -> dict[str, Any]:
+    """On a CPU a context is computed in one pass: behind a part of one, vLLM fails on requests that have a seed."""
+    from vllm.platforms import current_platform
+
+    return {"enable_chunked_prefill": False} if current_platform.is_cpu() else {}
 
 
 def free_memory(device: torch.device) -> tuple[int, int]:
