@@ -29,9 +29,7 @@ def serve(config: Config, host: str, port: int) -> NoReturn:
     if not hasattr(model, "outline"):
         raise ValueError("model: should be one that writes its outline, such as causal_lm")
     if not _is_loopback(host) and not os.environ.get(vllm_compat.KEY):
-        raise ValueError(
-            f"--host {host}: others reach it there; set a key in {vllm_compat.KEY}, here and for the trainer"
-        )
+        raise ValueError(f"--host {host}: others reach it; set a key in {vllm_compat.KEY}, here and for the trainer")
     vllm_compat.require()
     vllm_compat.refuse_unknown(sampler.engine, "sampler.vllm_server.engine")
     outline = Path(sampler.exchange, f"model-{port}").absolute()

@@ -210,15 +210,6 @@ def test_alphaone_acts_inside_the_engine(vllm_policy, vllm_sampler):
         assert ord("W") not in thought[32:]
 
 
-def test_speculation_leaves_probabilities_as_they_are(vllm_policy, vllm_sampler, score_groups):
-    policy = vllm_policy()
-    speculation = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 2, "prompt_lookup_min": 1}
-    sampler = vllm_sampler(policy, engine={"speculative_config": speculation})
-    requests = [(context(40, seed=i), SamplingParams(seed=i, max_tokens=40, temperature=0.7)) for i in range(6)]
-    completions = run(sampler, *requests)
-    assert worst_gap(policy, score_groups, requests, completions, 0.7) < 1e-4
-
-
 @pytest.mark.parametrize(
     ("engine", "problem"),
     [
@@ -240,3 +231,18 @@ def test_more_memory_than_is_free_is_refused(vllm_policy, monkeypatch):
     monkeypatch.setattr(vllm_compat, "free_memory", lambda device: (3 << 30, 10 << 30))
     with pytest.raises(ValueError, match=r"memory = 0.4: of the 10.0 GiB of cpu, 3.0 GiB are free; set .* most 0.3$"):
         VLLMSampler().sync(vllm_policy())
+
+
+@pytest.mark.smollm2
+@pytest.mark.parametrize(("dtype", "limit"), [("float32", 1e-3), ("bfloat16", 1.0)])
+def test_the_gap_on_a_trained_model(dtype, limit, vllm_sampler, score_groups):
+    from hone.policies.causal_lm import CausalLM
+
+    policy = CausalLM(path="smollm2-135m", dtype=dtype)
+    policy.load(torch.device("cpu"))
+    prompt = policy.renderer.prompt([{"role": "user", "content": "What is 12 + 7?"}])
+    sampler = vllm_sampler(policy, context=256, engine={"kv_cache_memory_bytes": 256 << 20})
+    requests = [(prompt, SamplingParams(seed=i, max_tokens=24)) for i in range(8)]
+    gap = worst_gap(policy, score_groups, requests, run(sampler, *requests))
+    print(f"SmolLM2-135M in {dtype}: {gap:.2g} nats at worst")
+    assert gap < limit
