@@ -16,6 +16,7 @@ import yaml
 from engine_parts import ENGINE, WIDE, context, run, tokens, worst_gap
 
 import hone
+from hone.samplers import vllm_fleet
 from hone.samplers.vllm_server import VLLMServers
 from hone.seats import SamplingParams
 
@@ -105,6 +106,31 @@ def test_samples_as_the_policy_has_it(servers, sampler, vllm_policy, score_group
     assert {completion.version for completion in after} == {policy.version}
     kept = [path.name for path in Path(servers.settings["exchange"]).iterdir() if not path.name.startswith("model-")]
     assert len(kept) == 1  # those of now
+
+
+def test_a_server_that_stops_answering_is_given_up_until_it_does(servers, sampler, vllm_policy, monkeypatch):
+    monkeypatch.setattr(vllm_fleet, "PULSE", 1.0)
+    made = sampler(vllm_policy())
+    requests = [(context(4, seed=i), SamplingParams(seed=i, max_tokens=300)) for i in range(16)]
+    expected = list(map(tokens, run(made, *requests)))
+    group = servers.processes[servers.ports[0]].pid
+
+    async def freezing():
+        tasks = [asyncio.ensure_future(made.sample([prompt], params)) for prompt, params in requests]
+        while not any(task.done() for task in tasks):
+            await asyncio.sleep(0.01)
+        os.killpg(group, signal.SIGSTOP)
+        return await asyncio.wait_for(asyncio.gather(*tasks), 60)
+
+    try:
+        assert list(map(tokens, asyncio.run(freezing()))) == expected
+        assert "no answer to /health in time" in made._fleet.servers[0].why
+    finally:
+        os.killpg(group, signal.SIGCONT)
+    until = time.monotonic() + 30
+    while not made._fleet.servers[0].serves:
+        assert time.monotonic() < until, made._fleet.servers[0].why
+        time.sleep(0.1)
 
 
 def test_a_server_that_is_killed_in_mid_batch_loses_no_sample(servers, sampler, vllm_policy, caplog):

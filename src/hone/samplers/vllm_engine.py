@@ -122,13 +122,13 @@ class VLLMSampler(VLLMSettings):
         self._wake()
         due, sent = self._syncs % self.check_every == 0, {}
 
-        def told() -> Iterator[tuple[str, Tensor]]:
+        def sending() -> Iterator[tuple[str, Tensor]]:
             for name, weight in policy.weights():
                 if due:
                     sent.update(words(name, weight, policy.model.dtype))
                 yield name, weight
 
-        self._engine.load(told())
+        self._engine.load(sending())
         if due:
             unlike, compared = self._engine.unlike(sent)
             if unlike:

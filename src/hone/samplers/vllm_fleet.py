@@ -196,7 +196,8 @@ class Fleet:
                     raise ValueError(f"sampler: {server.url} refuses: {(await response.text())[:500]}")
                 if response.status == 404:
                     raise OSError(f"it has no {path}; was it started with `hone serve`?")
-                response.raise_for_status()
+                if not response.ok:
+                    raise OSError(f"{response.status} from {path}: {(await response.text())[:500]}")
                 return await response.json() if path != HEALTH else None
         except TimeoutError:
             raise OSError(f"no answer to {path} in time") from None

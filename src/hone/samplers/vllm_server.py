@@ -41,7 +41,8 @@ class VLLMServers(VLLMSettings):
 
     Attributes:
         urls: Of the servers.
-        exchange: The folder through which weights go; it has to be the servers', and hold the weights twice.
+        exchange: The folder through which weights go; it has to be the servers', and hold the weights twice. What a
+            trainer that was killed has left in it can be deleted.
         max_sequences: Most sequences that a server decodes together; the others wait.
         context: Most tokens of a context and its continuation; None for as many as the model has positions.
         memory: Fraction of a device's memory, of the host's on a CPU, for a server's weights and cache.
