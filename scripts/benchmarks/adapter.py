@@ -44,9 +44,7 @@ def main(args: argparse.Namespace) -> Report:
     sampler = VLLMSampler(max_sequences=max(args.sequences), context=1024, engine=engine)
     sampler.sync(policy)
     contexts = [policy.renderer.prompt(chat) for chat in work.messages(8, locate(args.model))]
-    table = Table(
-        ["sequences", "bare", "bare, with seeds and log-probabilities", "hone", "hone over bare", "over both"]
-    )
+    table = Table(["sequences", "bare", "bare, keyed", "hone", "hone over bare", "over bare, keyed"])
     ways = {"bare": _bare(sampler, False), "keyed": _bare(sampler, True), "hone": _hone(sampler)}
     for sequences in args.sequences:
         made: dict[str, list[float]] = {name: [] for name in ways}
