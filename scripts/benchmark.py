@@ -6,6 +6,7 @@
     python scripts/benchmark.py growth [--quick]                # time and memory against lengths, siblings, sizes
     python scripts/benchmark.py head                            # memory of the head in pieces
     python scripts/benchmark.py alphaone [--imposed trained]    # what AlphaOne costs beside the decoding itself
+    python scripts/benchmark.py adapter                         # the sampler vllm beside its engine alone; under vLLM
 
 Whoever is compared runs in a process of its own, and they take turns in one run. Each command prints a Markdown table
 for BENCHMARKS.md and leaves it in --output, with every turn in JSON and a picture. --model takes what hone's model.path
@@ -16,9 +17,12 @@ by all, and has not been tried: no GPU was at hand.
 import argparse
 import sys
 
-from benchmarks import alphaone, growth, head, limit, sampling, step
+from benchmarks import adapter, alphaone, growth, head, limit, sampling, step
 
-COMMANDS = {"step": step, "sampling": sampling, "limit": limit, "growth": growth, "head": head, "alphaone": alphaone}
+COMMANDS = {
+    "step": step, "sampling": sampling, "limit": limit, "growth": growth, "head": head, "alphaone": alphaone,
+    "adapter": adapter,
+}  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> None:

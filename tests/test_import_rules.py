@@ -18,13 +18,14 @@ FILES = sorted(ROOT.rglob("*.py"))
 ROOMS = [
     {"types", "keys", "params", "state", "dealing"},
     {"seats"},
-    {"math", "collate", "masks", "sections", "ranks", "prompts", "synthesis", "checksums", "shards", "peaks"},
+    {"math", "collate", "masks", "sections", "ranks", "prompts", "synthesis", "checksums", "shards", "peaks"}
+    | {"hangs"},
     {"objectives", "policies", "samplers", "tasks", "envs", "verifiers", "hooks", "writers", "papers", "guards"}
     | {"engines"},
     {"collect", "learner", "checkpoint", "session", "folder", "origin", "trainer", "runtime", "report"}
-    | {"recovery", "hangs", "interrupt", "judging", "sharing", "snapshot", "planning"},
+    | {"recovery", "interrupt", "judging", "sharing", "snapshot", "planning"},
     {"registry", "parts", "build", "document", "config", "schema", "order", "check"}
-    | {"candidates", "ledger", "evaluation", "scoring"},
+    | {"candidates", "ledger", "evaluation", "scoring", "fitting", "serving"},
     {"cli", "commands"},
 ]
 """From the ground up. A new file or folder of the library is given its floor here."""

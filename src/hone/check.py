@@ -226,6 +226,8 @@ def _miniature(config: Config, tasks: Sequence[Task]) -> str:
     shrink = getattr(config.model, "miniature", None)
     if shrink is None:
         raise _Skipped("this policy has no miniature")
+    if hasattr(config.sampler, "urls"):
+        raise _Skipped("the sampler's servers have the model of the run")
     with tempfile.TemporaryDirectory() as folder:
         small = config.model_copy(
             update={

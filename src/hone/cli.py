@@ -85,7 +85,7 @@ def _can_be_mended(error: Exception) -> bool:
     while frame and frame.tb_next:
         frame = frame.tb_next
     ours = frame is not None and frame.tb_frame.f_globals.get("__name__", "").startswith("hone.")
-    return isinstance(error, OSError | VerificationError) or (ours and isinstance(error, ValueError))
+    return isinstance(error, OSError | VerificationError) or (ours and isinstance(error, ValueError | ImportError))
 
 
 def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -168,6 +168,15 @@ def _parser() -> argparse.ArgumentParser:
     evaluated.add_argument("--output", type=Path, help="the folder to write; by default evals/<name of the file>")
     evaluated.add_argument("--no-base", action="store_true", help="leave out the configuration's own model")
     evaluated.add_argument("--seed", type=int, default=0, help="of the resampling for intervals and tests")
+    served = command(
+        "serve", "Start a vLLM server for the sampler vllm_server of a configuration; weights come from its trainer.",
+        config="a YAML file",
+    )  # fmt: skip
+    served.add_argument("overrides", **overrides)
+    served.add_argument(
+        "--host", default="127.0.0.1", help="to bind to; others than this one take a key in HONE_API_KEY"
+    )
+    served.add_argument("--port", type=int, default=8000, help="likewise; 8000 unless given")
     scored = command(
         "score", "Judge saved answers anew, with a changed verifier, without sampling.",
         folder="the folder of a run or of an evaluation",

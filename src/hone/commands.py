@@ -118,6 +118,14 @@ def evaluate(chosen: argparse.Namespace) -> int:
     return 0
 
 
+def serve(chosen: argparse.Namespace) -> int:
+    """Serve a configuration's model to its trainer."""
+    from hone.config import load_config
+    from hone.serving import serve
+
+    serve(load_config(chosen.config, chosen.overrides), chosen.host, chosen.port)
+
+
 def score(chosen: argparse.Namespace) -> int:
     """Judge saved answers anew."""
     from hone.report.evaluation import Progress

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
-from hone import document, seats
+from hone import document, fitting, seats
 from hone.build import build, describe, describe_settings, make
 from hone.parts import room_of
 from hone.registry import DOTTED, ConfigError, is_name, suggest
@@ -117,6 +117,7 @@ class Config(BaseModel):
         if "model" in values:
             values["model"] = _long_model(values["model"])
         make(type(self), values, construct=super().__init__)
+        self.objective = fitting.corrected(self.objective, self.sampler)
         if conflicts := list(self._conflicts()):
             raise ConfigError(conflicts)
         self.eval = dict(self._with_sampling(values.get("eval")))
@@ -208,7 +209,7 @@ class Config(BaseModel):
                 "sampling: top_p, top_k and min_p bias the ratio of training, whose probabilities are of the whole "
                 "vocabulary; set them only in the sampling of eval"
             )
-        yield from self._unfit_processors()
+        yield from fitting.unfit_processors(self.objective, self.sampler)
         for field in ("advantage", "gate"):
             spec = describe(getattr(self, field))
             name = spec if isinstance(spec, str) else next(iter(spec))
@@ -222,22 +223,6 @@ class Config(BaseModel):
         for name, part in self.eval.items():
             if part.tasks is self.tasks:
                 yield f"eval.{name}.tasks: is the very object that training reads from; build another"
-
-    def _unfit_processors(self) -> Iterator[str]:
-        """Processors that change the distribution that training samples from, and do not make up for it."""
-        weights = getattr(self.objective, "weights", ())
-        corrected = any(getattr(getattr(w, "func", w), "corrects_sampling", False) for w in weights)
-        for i, processor in enumerate(getattr(self.sampler, "processors", ())):
-            training = getattr(processor, "training", None)
-            spec = describe(processor)
-            where = f"sampler.processors.{i} = {spec if isinstance(spec, str) else next(iter(spec))}"
-            if training is None:
-                yield f"{where}: changes the distribution that is sampled, which biases the ratio of training"
-            elif training == "weighted" and not corrected:
-                yield (
-                    f"{where}: what it imposes trains with another probability than the policy's; add "
-                    "truncated_importance or masked_importance to objective.policy_gradient.weights"
-                )
 
 
 def load_config(

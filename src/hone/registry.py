@@ -41,7 +41,11 @@ SEATS: dict[str, type] = {
 REGISTRY: dict[str, dict[str, str]] = {
     "policy": {"causal_lm": "hone.policies.causal_lm:CausalLM"},
     "engine": {"ddp": "hone.engines.ddp:DDP", "fsdp": "hone.engines.fsdp:FSDP"},
-    "sampler": {"native": "hone.samplers.native:NativeSampler"},
+    "sampler": {
+        "native": "hone.samplers.native:NativeSampler",
+        "vllm": "hone.samplers.vllm_engine:VLLMSampler",
+        "vllm_server": "hone.samplers.vllm_server:VLLMServers",
+    },
     "processor": {
         "alphaone": "hone.papers.alphaone:AlphaOne",
         "budget_forcing": "hone.papers.budget_forcing:BudgetForcing",

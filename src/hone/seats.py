@@ -113,7 +113,9 @@ class Renderer(Protocol):
 class Sampler(Protocol):
     """Draws completions. ``sync`` binds or refreshes the weights; ``close`` frees what it holds.
 
-    ``fingerprint()``, if there: :mod:`~hone.checksums` of the weights that it samples from, by the policy's names.
+    It may have ``fingerprint()``: :mod:`~hone.checksums` of the weights that it samples from, by the policy's names;
+    ``rest()``, called when nothing is sampled until the next sync, or for long; and ``correction``, the weight that an
+    objective is given if it has none that makes up for a sampler whose probabilities are not quite the policy's.
     """
 
     renderer: Renderer
@@ -154,6 +156,8 @@ class Policy(Protocol):
     whether a row may hold more than one branch; ``packs``, whether several groups stand in a row at no other cost than
     that of their steps, and then rows come to ``encode`` one at a time. ``advance`` is called after each optimiser
     step: the updated ``parameters`` take effect and ``version`` counts one up. ``frozen_copy`` is the reference.
+    Engines beside it want ``weights()``, all of them by the names of a checkpoint, and ``outline(folder)``, which
+    writes configuration and tokenizer.
 
     One that can be spread over processes takes ``load(device, shard)`` too: ``shard(module, blocks, score)`` shards a
     module in place, block by block, and gives what is to be called instead of ``score``. Its ``whole()`` is then a copy

@@ -39,6 +39,7 @@ class Session:
         self.collector: Collector | None = None
         self.sampled = 0
         self._closing = ExitStack()
+        self._published: int | None = None
         self._fingerprint: tuple[int, str] | None = None
 
     def __enter__(self) -> Session:
@@ -70,11 +71,23 @@ class Session:
         closing.callback(self.collector.close)
         config.engine.load(self.policy, runtime.device(config.device))
         self.policy.version = 0
-        self.sampler.sync(self.policy)
+        self._published = None
+        self.publish()
         for source in every:
             if hasattr(source, "bind"):
                 source.bind(self)
                 _bound[id(source)] = source
+
+    def publish(self) -> None:
+        """Give the sampler the weights as they are, if it has others."""
+        if self.policy.version != self._published:
+            self.sampler.sync(self.policy)
+            self._published = self.policy.version
+
+    def rest(self) -> None:
+        """Tell the sampler that nothing is sampled for a while."""
+        if rest := getattr(self.sampler, "rest", None):
+            rest()
 
     def play(
         self,

@@ -93,7 +93,7 @@ class Trainer:
                 closing.callback(self._call, hook, "on_end")
             if start is not None:
                 snapshot.restore(self, start)
-                self._publish()
+                self.session.publish()
                 folder.write_settings(self.folder, self.config.dump())
             self._tell("on_start")
             checkpoint.refuse_unfit(snapshot.parts(self))  # not after hours
@@ -103,7 +103,7 @@ class Trainer:
                 if not self._attempt():
                     break
                 self._tell("on_step")
-                self._publish()  # a hook may have changed the weights
+                self.session.publish()  # a hook may have changed the weights
             if self.state.stop:
                 self._tell("on_stop")
             if self.interrupted:
@@ -157,19 +157,13 @@ class Trainer:
         metrics["tokens/trained"] = sum(t.trained for group in chosen for t in group if t.reward is not None)
         updating = time.perf_counter()
         metrics |= self.recovery.update(chosen, self.state, self.stage.update.on_bad)
-        self._publish()
+        self.session.publish()
         seconds |= {"update": (ended := time.perf_counter()) - updating, "step": ended - started}
         seconds = ranks.first(lambda: seconds)
         self.state.step += 1
         metrics |= {"memory/update": max(ranks.each(peaks.peak))}
         self.state.metrics = metrics | {f"time/{name}": value for name, value in seconds.items()}
         return True
-
-    def _publish(self) -> None:
-        """Give the sampler the weights as they are, if it has others."""
-        if self.policy.version != self._published:
-            self.sampler.sync(self.policy)
-            self._published = self.policy.version
 
     def _collect(self) -> tuple[list[Group], list[bool], dict[str, float]]:
         """Play groups until enough pass the gate, at most ``max_rounds`` times (DAPO's dynamic sampling)."""
@@ -189,6 +183,7 @@ class Trainer:
             seconds = {name: total + self.session.collector.seconds[name] for name, total in seconds.items()}
         if len(tasks) < wanted:
             self.state.stop = "the task source has no more tasks"
+        self.session.rest()
         return groups, kept, seconds
 
     def _credit(self, groups: Sequence[Group]) -> None:
@@ -230,7 +225,6 @@ class Trainer:
             learner=self.learner,
         )
         self.recovery = Recovery(self.learner, config.limits.update)
-        self._published = self.policy.version
         self.enter_stage()
 
     def _anchor(self, weights: Mapping[str, Any] | None = None) -> None:

@@ -48,6 +48,9 @@ def test_on_policy_by_hand():
             "kl/mean": 0.0,
             "importance/mean": (2 * math.exp(-0.1) + 2 * math.exp(0.3) + 1) / 5,
             "importance/max": math.exp(0.3),
+            "importance/ess": (2 * math.exp(-0.1) + 2 * math.exp(0.3) + 1) ** 2
+            / (2 * math.exp(-0.2) + 2 * math.exp(0.6) + 1)
+            / 5,
             "mismatch/mean": (0.1 - 0.3 + 0.1 - 0.3) / 5,
             "mismatch/abs": 0.8 / 5,
             "mismatch/max": 0.3,

@@ -122,6 +122,7 @@ class PolicyGradient:
             "kl/mean": k3(scores.logprobs, reference)[mask].sum(),
             "importance/mean": (-gap).exp().sum(),
             "importance/max": (-gap).exp().max(),
+            "importance/ess": count * _effective(-gap),
             "mismatch/mean": gap.sum(),
             "mismatch/abs": gap.abs().sum(),
             "mismatch/max": gap.abs().max(),
@@ -134,6 +135,12 @@ def _as_sampled(batch: Batch) -> Scores | None:
     if batch.sampled_entropies is None or batch.old_logprobs is not None:
         return None
     return Scores(batch.sampled_logprobs, batch.sampled_entropies)
+
+
+def _effective(log_weights: Tensor) -> float:
+    """Effective sample size over the sample size, ``(sum w)^2 / (n sum w^2)`` (Kish 1965): 1 if all weigh the same."""
+    weights = (log_weights - log_weights.max()).exp()
+    return float(weights.sum() ** 2 / weights.square().sum() / len(weights))
 
 
 def _name(part: StepField) -> str:

@@ -45,7 +45,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import exp
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from weakref import WeakKeyDictionary
 
 from pydantic import Field
@@ -114,6 +114,8 @@ class AlphaOne:
     delimiters: list[str] = Field(default_factory=lambda: ["\n\n"], min_length=1)
     until_end: bool = True
     imposed: Literal["forced", "trained"] = "forced"
+
+    vllm: ClassVar[tuple[str, str]] = ("alphaone", "hone.papers.alphaone_vllm:AlphaOneV1")
 
     words: Words | None = field(default=None, init=False, repr=False, compare=False)
     waits: tuple[int, ...] = field(default=(), init=False, repr=False, compare=False)

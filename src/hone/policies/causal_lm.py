@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from hone import masks
 from hone.checksums import checksums
-from hone.policies import head, layers, layout, parity, precision, tree
+from hone.policies import handover, head, layers, layout, parity, precision, tree
 from hone.policies.adapters import LoRA
 from hone.policies.chat import ChatRenderer
 from hone.policies.master import MasterWeights
@@ -256,6 +256,22 @@ class CausalLM:
     def fingerprint(self) -> dict[str, int]:
         """Checksums of the trained weights, rounded as the model must hold them."""
         return checksums(self.masters.rounded())
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """All weights as the model computes with them; see :func:`hone.policies.handover.weights`."""
+        return handover.weights(self.causal_lm)
+
+    def outline(self, folder: Path) -> None:
+        """Write configuration and tokenizer to ``folder``, without weights, of which none need be loaded."""
+        from transformers import AutoConfig, AutoTokenizer
+
+        if self.model is not None:
+            handover.outline(self.causal_lm.config, folder, type(self.causal_lm))
+            self.renderer.tokenizer.save_pretrained(folder)
+        else:
+            where = locate(self.path)
+            handover.outline(AutoConfig.from_pretrained(where), folder)
+            AutoTokenizer.from_pretrained(where).save_pretrained(folder)
 
     def frozen_copy(self) -> FrozenLM:
         """The policy as it is now; with LoRA, the base model, which costs no memory."""

@@ -1,0 +1,205 @@
+"""The servers that a trainer speaks to: who answers, who is lost, and who has which weights."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hone.samplers.vllm_compat import GENERATE, HEALTH, KEY, WEIGHTS
+
+log = logging.getLogger("hone")
+
+FIRST, MOST = 0.5, 15.0
+"""Seconds before the first further try at a lost server, doubled each time, and the most."""
+PULSE = 5.0
+"""Seconds between looks at a server's health, and for its answer."""
+
+
+@dataclass(eq=False)
+class Server:
+    """One of them.
+
+    Attributes:
+        url: Where it is.
+        serves: Whether it answers, by the weights of now.
+        why: It does not.
+        posts: Requests under way.
+    """
+
+    url: str
+    serves: bool = False
+    why: str = "not asked yet"
+    posts: set[asyncio.Task[Any]] = field(default_factory=set)
+
+    def lose(self, why: str) -> None:
+        """Give its requests back to those who wait, to ask another."""
+        if self.serves:
+            log.warning("sampler: the server %s is lost: %s", self.url, why)
+        self.serves, self.why = False, why
+        for post in self.posts:
+            post.cancel()
+
+
+class Fleet:
+    """Servers, from within one event loop. A lost one is tried again, and is given the weights of now if it returns.
+
+    Args:
+        urls: Of the servers.
+        patience: Seconds for which there may be no server, and for which one may take weights; None for no limit.
+    """
+
+    def __init__(self, urls: Sequence[str], patience: float | None) -> None:
+        self.servers = [Server(url.rstrip("/")) for url in urls]
+        self.patience, self.version, self.longest = patience, "", 0
+        self._check = False
+        self._news = asyncio.Event()
+        """Set when a server comes back, or when it is known that none will."""
+        self._refused: Exception | None = None
+
+    async def __aenter__(self) -> Fleet:
+        import aiohttp
+
+        headers = {"Authorization": f"Bearer {key}"} if (key := os.environ.get(KEY)) else {}
+        limits = aiohttp.ClientTimeout(total=None, sock_connect=PULSE)
+        self._session = aiohttp.ClientSession(headers=headers, timeout=limits, connector=aiohttp.TCPConnector(limit=0))
+        self._watches = [asyncio.ensure_future(self._watch(server)) for server in self.servers]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._refused = RuntimeError("sampler: it was closed while this sequence was under way")
+        for watch in self._watches:
+            watch.cancel()
+        for server in self.servers:
+            server.serves = False
+        self._news.set()
+        await self._session.close()
+
+    async def give(self, version: str, check: bool) -> None:
+        """Have every server take the weights of this name; at least one has to, the others get them when they return.
+
+        Raises:
+            TimeoutError: If there is none to take them for as long as ``patience``.
+            PermissionError: If a server does not take the key.
+            RuntimeError: If a server holds others than it was sent.
+        """
+        self.version, self._check, self._refused = version, check, None
+        for server in self.servers:
+            server.serves = False
+        await asyncio.gather(*(self._return(server) for server in self.servers))
+        await self._anyone()
+
+    async def ask(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """One answer to a request by the weights of now, from whoever is the least busy; a lost server's is not taken.
+
+        Raises:
+            TimeoutError: If there is no server for as long as ``patience``.
+            ValueError: If the servers refuse the request.
+        """
+        while True:
+            server = await self._anyone()
+            post = asyncio.ensure_future(self._json(server, "POST", GENERATE, body))
+            server.posts.add(post)
+            try:
+                [answer] = (await post)["choices"]
+            except asyncio.CancelledError:
+                if asyncio.current_task().cancelling():
+                    raise  # nobody waits any more; its server sees the connection close
+                continue
+            except OSError as error:
+                if isinstance(error, PermissionError):
+                    raise
+                server.lose(f"{type(error).__name__}: {error}")
+                continue
+            finally:
+                server.posts.discard(post)
+                post.cancel()
+            spans = {span["version"] for span in answer["weight_versions"] or []}
+            if spans - {self.version}:
+                server.lose(f"it has the weights {', '.join(sorted(spans))}, not {self.version}")
+            elif answer["finish_reason"] != "abort":  # as when another gives it weights
+                return answer
+
+    async def _anyone(self) -> Server:
+        """The least busy of those that serve; waits for one."""
+        waiting = asyncio.get_running_loop().time()
+        while not (able := [server for server in self.servers if server.serves]):
+            if self._refused is not None:
+                raise self._refused
+            try:
+                left = None if self.patience is None else waiting + self.patience - asyncio.get_running_loop().time()
+                await asyncio.wait_for(self._news.wait(), left)
+            except TimeoutError:
+                why = "; ".join(f"{server.url}: {server.why}" for server in self.servers)
+                raise TimeoutError(
+                    f"no server serves for {self.patience:g} s (sampler.vllm_server.patience): {why}; start one with "
+                    "`hone serve CONFIG`"
+                ) from None
+            self._news.clear()
+        return min(able, key=lambda server: len(server.posts))
+
+    async def _watch(self, server: Server) -> None:
+        """Look after a server for as long as there is a trainer."""
+        delay = FIRST
+        while True:
+            await asyncio.sleep(PULSE if server.serves else delay)
+            delay = FIRST if server.serves else min(2 * delay, MOST)
+            try:
+                if server.serves:
+                    await self._json(server, "GET", HEALTH, limit=PULSE)
+                elif self.version:
+                    await self._return(server)
+            except OSError as error:
+                server.lose(f"its health: {type(error).__name__}: {error}")
+
+    async def _return(self, server: Server) -> None:
+        """Give a server the weights of now, if it answers and has others."""
+        wanted = self.version
+        try:
+            state = await self._json(server, "GET", WEIGHTS, limit=PULSE)
+            if state["version"] != wanted:
+                body = {"version": wanted, "check": self._check}
+                report = await self._json(server, "POST", WEIGHTS, body, limit=self.patience)
+                if report["unlike"]:
+                    some = f"{len(report['unlike'])} of {report['compared']} weights, such as {report['unlike'][0]}"
+                    raise RuntimeError(f"sampler: {some}, in {server.url} are not those it was sent")
+        except (PermissionError, ValueError, RuntimeError) as error:
+            self._refused, server.why = error, str(error)
+        except OSError as error:
+            server.why = f"{type(error).__name__}: {error}"
+        else:
+            self.longest = state["longest"]
+            server.serves = wanted == self.version
+        if server.serves or self._refused is not None:
+            self._news.set()
+
+    async def _json(
+        self, server: Server, method: str, path: str, body: Mapping[str, Any] | None = None, limit: float | None = None
+    ) -> Any:
+        """What a server answers; whatever may pass is an OSError.
+
+        Raises:
+            PermissionError: It does not take the key.
+            ValueError: It does not take the request.
+            OSError: It did not answer in time, or not as one that is in order.
+        """
+        import aiohttp
+
+        try:
+            async with asyncio.timeout(limit), self._session.request(method, server.url + path, json=body) as response:
+                if response.status in (401, 403):
+                    raise PermissionError(f"{server.url} does not take the key; {KEY} is to be what `hone serve` had")
+                if response.status in (400, 422):
+                    raise ValueError(f"sampler: {server.url} refuses: {(await response.text())[:500]}")
+                if response.status == 404:
+                    raise OSError(f"it has no {path}; was it started with `hone serve`?")
+                if not response.ok:
+                    raise OSError(f"{response.status} from {path}: {(await response.text())[:500]}")
+                return await response.json() if path != HEALTH else None
+        except TimeoutError:
+            raise OSError(f"no answer to {path} in time") from None
+        except aiohttp.ClientError as error:
+            raise OSError(str(error) or type(error).__name__) from None

@@ -1,0 +1,47 @@
+"""``hone serve``: a vLLM server for the sampler ``vllm_server`` of a configuration."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from pathlib import Path
+from typing import NoReturn
+
+from hone.config import Config
+from hone.samplers import vllm_compat
+
+
+def serve(config: Config, host: str, port: int) -> NoReturn:
+    """Become vLLM's server, with hone's endpoints and without weights: the first come from a trainer.
+
+    Args:
+        config: Its sampler is ``vllm_server``.
+        host: To bind to.
+        port: Likewise.
+
+    Raises:
+        ImportError: If there is no vLLM that hone knows.
+        ValueError: If the configuration has another sampler, or others could reach the server without a key.
+    """
+    sampler, model = config.sampler, config.model
+    if not hasattr(sampler, "exchange"):
+        raise ValueError("sampler: should be vllm_server, whose settings the server has")
+    if not hasattr(model, "outline"):
+        raise ValueError("model: should be one that writes its outline, such as causal_lm")
+    if not _is_loopback(host) and not os.environ.get(vllm_compat.KEY):
+        raise ValueError(f"--host {host}: others reach it; set a key in {vllm_compat.KEY}, here and for the trainer")
+    vllm_compat.require()
+    vllm_compat.refuse_unknown(sampler.engine, "sampler.vllm_server.engine")
+    outline = Path(sampler.exchange, f"model-{port}").absolute()
+    outline.mkdir(parents=True, exist_ok=True)
+    model.outline(outline)
+    arguments = sampler.arguments(getattr(model, "dtype", "auto"))
+    command, environment = vllm_compat.serving(str(outline), arguments, sampler.exchange, host, port)
+    os.execvpe(command[0], command, {**os.environ, **environment})
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

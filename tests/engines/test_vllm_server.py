@@ -1,0 +1,192 @@
+"""Servers that `hone serve` starts, for real: samples, weights, keys; and one is killed in the middle of a batch."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import loop_parts as parts
+import pytest
+import torch
+import yaml
+from engine_parts import ENGINE, WIDE, context, run, tokens, worst_gap
+
+import hone
+from hone.samplers import vllm_fleet
+from hone.samplers.vllm_server import VLLMServers
+from hone.seats import SamplingParams
+
+pytestmark = pytest.mark.vllm
+KEY = "a key"
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Servers:
+    """Two servers, each in a process group of its own."""
+
+    def __init__(self, model, folder):
+        self.folder, self.ports, self.processes = folder, [free_port(), free_port()], {}
+        self.settings = {
+            "urls": [f"http://127.0.0.1:{port}" for port in self.ports], "exchange": str(folder / "exchange"),
+            "engine": ENGINE, "context": 512, "patience": 90,
+        }  # fmt: skip
+        config = {
+            "model": {"path": model, "dtype": "float32"}, "tasks": "loop_parts:Letters", "verifier": "loop_parts:low",
+            "sampler": {"vllm_server": self.settings},
+        }  # fmt: skip
+        (folder / "config.yaml").write_text(yaml.safe_dump(config))
+
+    def start(self, port):
+        command = [sys.executable, "-m", "hone.cli", "serve", str(self.folder / "config.yaml"), "--port", str(port)]
+        tests = str(Path(parts.__file__).parent)
+        environment = {
+            **os.environ, "HONE_API_KEY": KEY, "OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "PYTHONPATH": os.pathsep.join(filter(None, [tests, os.environ.get("PYTHONPATH")])),
+        }  # fmt: skip
+        with (self.folder / f"{port}.log").open("a") as log:
+            self.processes[port] = subprocess.Popen(
+                command, env=environment, stdout=log, stderr=log, start_new_session=True, cwd=self.folder
+            )
+
+    def kill(self, port):
+        os.killpg(self.processes.pop(port).pid, signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def servers(tiny_folder, tmp_path_factory):
+    made = Servers(tiny_folder("llama", **WIDE), tmp_path_factory.mktemp("servers"))
+    for port in made.ports:
+        made.start(port)
+    yield made
+    for port in list(made.processes):
+        made.kill(port)
+
+
+@pytest.fixture
+def sampler(servers, monkeypatch):
+    """``sampler(policy, **settings)``: synced; it is closed after the test."""
+    monkeypatch.setenv("HONE_API_KEY", KEY)
+    opened = []
+
+    def make(policy, **settings):
+        opened.append(VLLMServers(**{**servers.settings, **settings}))
+        opened[-1].sync(policy)
+        return opened[-1]
+
+    yield make
+    for each in opened:
+        each.close()
+
+
+def test_samples_as_the_policy_has_it(servers, sampler, vllm_policy, score_groups):
+    policy = vllm_policy()
+    made = sampler(policy)
+    requests = [(context(3 + i % 5, seed=i % 5), SamplingParams(seed=2**62 + i, max_tokens=24)) for i in range(12)]
+    completions = run(made, *requests)
+    assert worst_gap(policy, score_groups, requests, completions) < 1e-4
+    assert len(set(map(tokens, completions))) == 12
+    assert list(map(tokens, run(made, *requests[:3]))) == list(map(tokens, completions[:3]))
+    with torch.no_grad():
+        for weight in policy.parameters():
+            weight.add_(0.05 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))
+    policy.advance()
+    made.sync(policy)
+    after = run(made, *requests)
+    assert worst_gap(policy, score_groups, requests, completions) > 0.1
+    assert worst_gap(policy, score_groups, requests, after) < 1e-4
+    assert {completion.version for completion in after} == {policy.version}
+    kept = [path.name for path in Path(servers.settings["exchange"]).iterdir() if not path.name.startswith("model-")]
+    assert len(kept) == 1  # those of now
+
+
+def test_a_server_that_stops_answering_is_given_up_until_it_does(servers, sampler, vllm_policy, monkeypatch):
+    monkeypatch.setattr(vllm_fleet, "PULSE", 1.0)
+    made = sampler(vllm_policy())
+    requests = [(context(4, seed=i), SamplingParams(seed=i, max_tokens=300)) for i in range(16)]
+    expected = list(map(tokens, run(made, *requests)))
+    group = servers.processes[servers.ports[0]].pid
+
+    async def freezing():
+        tasks = [asyncio.ensure_future(made.sample([prompt], params)) for prompt, params in requests]
+        while not any(task.done() for task in tasks):
+            await asyncio.sleep(0.01)
+        os.killpg(group, signal.SIGSTOP)
+        return await asyncio.wait_for(asyncio.gather(*tasks), 60)
+
+    try:
+        assert list(map(tokens, asyncio.run(freezing()))) == expected
+        assert "no answer to /health in time" in made._fleet.servers[0].why
+    finally:
+        os.killpg(group, signal.SIGCONT)
+    until = time.monotonic() + 30
+    while not made._fleet.servers[0].serves:
+        assert time.monotonic() < until, made._fleet.servers[0].why
+        time.sleep(0.1)
+
+
+def test_a_server_that_is_killed_in_mid_batch_loses_no_sample(servers, sampler, vllm_policy, caplog):
+    policy = vllm_policy()
+    made = sampler(policy)
+    requests = [(context(4, seed=i), SamplingParams(seed=i, max_tokens=300)) for i in range(48)]
+    expected = list(map(tokens, run(made, *requests)))
+    lost, kept = servers.ports
+    busy = []
+
+    async def killing():
+        tasks = [asyncio.ensure_future(made.sample([prompt], params)) for prompt, params in requests]
+        while not any(task.done() for task in tasks):
+            await asyncio.sleep(0.01)
+        busy.extend(len(server.posts) for server in made._fleet.servers)
+        servers.kill(lost)
+        return await asyncio.wait_for(asyncio.gather(*tasks), 120)
+
+    assert list(map(tokens, asyncio.run(killing()))) == expected
+    assert min(busy) > 3  # both had work when it was killed
+    assert f"the server http://127.0.0.1:{lost} is lost" in caplog.text
+    policy.advance()
+    made.sync(policy)  # the other goes on alone
+    assert [server.serves for server in made._fleet.servers] == [False, True]
+
+    servers.start(lost)  # and when it comes back, it is given the weights of now
+    until = time.monotonic() + 80
+    while not made._fleet.servers[0].serves:
+        assert time.monotonic() < until, made._fleet.servers[0].why
+        time.sleep(0.2)
+    servers.kill(kept)
+    assert list(map(tokens, run(made, *requests[:6]))) == expected[:6]
+    servers.start(kept)
+
+
+def test_bad_input_gives_one_clear_line(servers, sampler, vllm_policy, monkeypatch):
+    policy = vllm_policy()
+    made = sampler(policy, urls=servers.settings["urls"][:1])
+    [error] = run(made, (context(500), SamplingParams(max_tokens=20)), return_exceptions=True)
+    assert str(error).endswith("need 520 positions; the engine has 512; set sampling.max_tokens to at most 12")
+    [error] = run(made, (context(5), SamplingParams(temperature=2.5)), return_exceptions=True)
+    assert "temperature must be in [0, 2]" in str(error)
+    monkeypatch.setenv("HONE_API_KEY", "another")
+    with pytest.raises(PermissionError, match="does not take the key; HONE_API_KEY is to be what `hone serve` had"):
+        sampler(policy, urls=servers.settings["urls"][:1])
+    with pytest.raises(TimeoutError, match=r"no server serves for 1 s .*Cannot connect.*; start one with `hone serve"):
+        sampler(policy, urls=[f"http://127.0.0.1:{free_port()}"], patience=1)
+
+
+def test_a_run_learns(servers, tiny_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("HONE_API_KEY", KEY)
+    settings = {"steps": 8, "prompts": 4, "siblings": 8, "hooks": [{"guard": {"every": 4}}]}
+    settings["sampler"] = {"vllm_server": servers.settings}
+    config = hone.Config(**parts.settings(tiny_folder("llama", **WIDE), tmp_path / "run", **settings))
+    run = hone.Trainer(config).fit()
+    rewards = [row["reward/mean"] for row in run.metrics if "reward/mean" in row]
+    assert rewards[-1] > rewards[0] + 0.1
+    assert max(row["mismatch/max"] for row in run.metrics if "mismatch/max" in row) < 1e-3
+    assert sum(row["guard/findings"] for row in run.metrics if "guard/findings" in row) == 0
