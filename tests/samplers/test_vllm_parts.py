@@ -3,9 +3,13 @@
 import pytest
 import torch
 
+from hone import ranks
 from hone.checksums import checksums
+from hone.policies.causal_lm import CausalLM
 from hone.samplers import vllm_compat
+from hone.samplers.vllm_engine import VLLMSampler
 from hone.samplers.vllm_requests import Asking
+from hone.samplers.vllm_server import VLLMServers
 from hone.samplers.vllm_weights import compared, words
 from hone.seats import SamplingParams
 from hone.serving import serve
@@ -125,3 +129,17 @@ def test_a_server_that_others_reach_wants_a_key(tiny_model_path, monkeypatch):
     for host in ("0.0.0.0", "trainer.example"):
         with pytest.raises(ValueError, match="others reach it; set a key in HONE_API_KEY"):
             serve(config, host, 8000)
+
+
+def test_several_processes_are_told_that_vllm_samples_for_one(monkeypatch):
+    policy = CausalLM(path="anywhere")
+    VLLMSampler().accept(policy)
+    monkeypatch.setattr(ranks, "several", lambda: True)
+    for sampler in (VLLMSampler(), VLLMServers(urls=["http://localhost:1"], exchange="exchange")):
+        with pytest.raises(ValueError, match="one training process"):
+            sampler.sync(policy)
+
+
+def test_a_policy_that_gives_no_weights_is_refused():
+    with pytest.raises(ValueError, match="gives its weights"):
+        VLLMSampler().accept(object())

@@ -73,8 +73,7 @@ class VLLMSampler(VLLMSettings):
             RuntimeError: If sequences are under way, or the engine does not hold what it was sent.
             HangError: If it takes longer than ``patience``.
         """
-        if not hasattr(policy, "weights"):
-            raise ValueError("sampler: vllm needs a policy that gives its weights, such as causal_lm")
+        self.accept(policy)
         if self._stepper is not None and (under_way := self._stepper.under_way):
             raise RuntimeError(f"sampler: the weights cannot change while {under_way} sequences are under way")
         if policy is not self._policy:

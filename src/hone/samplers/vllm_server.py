@@ -78,8 +78,7 @@ class VLLMServers(VLLMSettings):
             RuntimeError: If samples are under way, or a server holds others than it was sent.
             TimeoutError: If there is no server for as long as ``patience``; HangError if one does not come back.
         """
-        if not hasattr(policy, "weights"):
-            raise ValueError("sampler: vllm_server needs a policy that gives its weights, such as causal_lm")
+        self.accept(policy)
         if self._under_way:
             raise RuntimeError(f"sampler: the weights cannot change while {self._under_way} sequences are under way")
         if self._fleet is None:

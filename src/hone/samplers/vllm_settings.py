@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import Field
 
+from hone import ranks
 from hone.math.mismatch import truncated_importance
 from hone.seats import Processor, StepField, settings
 
@@ -40,6 +41,20 @@ class VLLMSettings:
 
     def __post_init__(self) -> None:
         adapters(self.processors)
+
+    def accept(self, policy: Any) -> None:
+        """Go no further with what cannot work.
+
+        Raises:
+            ValueError: If the policy cannot give its weights, or there are several processes to give them.
+        """
+        if not hasattr(policy, "weights"):
+            raise ValueError("sampler: vLLM needs a policy that gives its weights, such as causal_lm")
+        if ranks.several():
+            raise ValueError(
+                "sampler: vLLM samples for one training process, and this run has several; take sampler: native, or "
+                "train in one process beside servers of `hone serve`"
+            )
 
     def arguments(self, dtype: str) -> dict[str, Any]:
         """These settings as arguments of vLLM's ``EngineArgs``."""
