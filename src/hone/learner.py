@@ -113,6 +113,8 @@ class Learner:
             for mini in sorted(range(len(minibatches)), key=lambda i: key(self.seed, step, epoch, i)):
                 self._step(minibatches[mini], meter, key(self.seed, "draws", step, epoch, mini))
         metrics = meter.means() | {"lr": self.scheduler.get_last_lr()[0]}
+        if follow := getattr(self.objective, "follow", None):
+            metrics |= follow(metrics)
         with warnings.catch_warnings():  # a step without signal is one of the run all the same, though nothing stepped
             warnings.simplefilter("ignore", UserWarning)
             self.scheduler.step()

@@ -259,7 +259,8 @@ class Objective(Protocol):
 
     ``reads_entropies = True`` asks the sampler to record the entropy of each draw, for ``batch.sampled_entropies``.
 
-    If it has ``survey(policy, batches)``, that is called before each optimiser step with all of its micro-batches.
+    If it has ``survey(policy, batches)``, that is called before each optimiser step with all of its micro-batches; and
+    if it has ``follow(metrics)``, what follows from the means of an update's metrics is logged beside them.
     """
 
     @property

@@ -48,14 +48,23 @@ def test_on_policy_by_hand():
             "kl/mean": 0.0,
             "importance/mean": (2 * math.exp(-0.1) + 2 * math.exp(0.3) + 1) / 5,
             "importance/max": math.exp(0.3),
-            "importance/ess": (2 * math.exp(-0.1) + 2 * math.exp(0.3) + 1) ** 2
-            / (2 * math.exp(-0.2) + 2 * math.exp(0.6) + 1)
-            / 5,
+            "importance/square": (2 * math.exp(-0.2) + 2 * math.exp(0.6) + 1) / 5,
             "mismatch/mean": (0.1 - 0.3 + 0.1 - 0.3) / 5,
             "mismatch/abs": 0.8 / 5,
             "mismatch/max": 0.3,
         }
     )
+
+
+def test_the_effective_sample_size_follows_from_the_means():
+    # Weights of 1, 1, 4: 6 squared over 3 times 18.
+    assert PolicyGradient.follow({"importance/mean": 2.0, "importance/square": 6.0}) == {
+        "importance/ess": pytest.approx(36 / 54)
+    }
+    assert PolicyGradient.follow({"importance/mean": math.inf, "importance/square": math.inf}) == {
+        "importance/ess": 0.0
+    }
+    assert PolicyGradient.follow({}) == {}
 
 
 def test_the_ratio_on_policy_is_exactly_one():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import field
 from functools import partial
@@ -122,12 +123,23 @@ class PolicyGradient:
             "kl/mean": k3(scores.logprobs, reference)[mask].sum(),
             "importance/mean": (-gap).exp().sum(),
             "importance/max": (-gap).exp().max(),
-            "importance/ess": count * _effective(-gap),
+            "importance/square": (-2 * gap).exp().sum(),
             "mismatch/mean": gap.sum(),
             "mismatch/abs": gap.abs().sum(),
             "mismatch/max": gap.abs().max(),
         }
         return {name: (float(value), count) for name, value in sums.items()}
+
+    @staticmethod
+    def follow(metrics: Mapping[str, float]) -> dict[str, float]:
+        """What follows from the means over an update: the effective sample size of the importance weights, as a share.
+
+        With n weights w, ``(sum w)^2 / (n sum w^2)`` (Kish 1965): 1 if all weigh the same.
+        """
+        square = metrics.get("importance/square")
+        if not square:
+            return {}
+        return {"importance/ess": metrics["importance/mean"] ** 2 / square if math.isfinite(square) else 0.0}
 
 
 def _as_sampled(batch: Batch) -> Scores | None:
@@ -135,12 +147,6 @@ def _as_sampled(batch: Batch) -> Scores | None:
     if batch.sampled_entropies is None or batch.old_logprobs is not None:
         return None
     return Scores(batch.sampled_logprobs, batch.sampled_entropies)
-
-
-def _effective(log_weights: Tensor) -> float:
-    """Effective sample size over the sample size, ``(sum w)^2 / (n sum w^2)`` (Kish 1965): 1 if all weigh the same."""
-    weights = (log_weights - log_weights.max()).exp()
-    return float(weights.sum() ** 2 / weights.square().sum() / len(weights))
 
 
 def _name(part: StepField) -> str:
