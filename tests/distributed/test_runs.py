@@ -69,7 +69,7 @@ def alone(config, processes):
 def rows(folder):
     text = (folder / "metrics.jsonl").read_text()
     found = [json.loads(line) for line in text.splitlines()]
-    return [{name: v for name, v in row.items() if not name.startswith("time/")} for row in found]
+    return [{name: v for name, v in row.items() if not name.startswith(("time/", "memory/"))} for row in found]
 
 
 def rollouts(folder):

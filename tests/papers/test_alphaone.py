@@ -316,7 +316,7 @@ class TestMass:
     def simulate(self, logits, temperature, replaced, share=0.0, target=0):
         """Counts of what comes of ``draw``, a coin that imposes the target, and a replacement, seed by seed."""
         rules = Rules.stack([SamplingParams(seed=s, temperature=temperature) for s in range(self.N)], logits.device)
-        drawn, _ = draw(logits.expand(self.N, -1), rules, torch.zeros(self.N, dtype=torch.int64))
+        drawn = draw(logits.expand(self.N, -1), rules, torch.zeros(self.N, dtype=torch.int64)).tokens
         coins = torch.rand(self.N, generator=torch.Generator().manual_seed(5)) < share
         drawn = torch.where(torch.isin(drawn, torch.tensor(replaced, dtype=torch.int64)) | coins, target, drawn)
         return torch.bincount(drawn, minlength=self.V).tolist()
