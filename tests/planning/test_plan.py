@@ -1,5 +1,7 @@
 import json
 import math
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 import torch
@@ -7,10 +9,12 @@ import yaml
 
 from hone import cli, collate, peaks
 from hone.learner import Learner
+from hone.objectives.policy_gradient import PolicyGradient
 from hone.planning import hardware
 from hone.planning.memory import Layout
 from hone.planning.plan import Planner
 from hone.planning.remedies import remedies
+from hone.policies.causal_lm import CausalLM
 from hone.sections import OptimizerConfig, UpdateConfig
 
 
@@ -62,7 +66,7 @@ def test_what_does_not_fit_is_told_with_what_would(tiny_config, gear):
 def test_weights_that_fit_no_device_fit_several(tiny_config, gear):
     config = tiny_config(shape={"num_hidden_layers": 6})
     need = Planner(config, gear()).plan().peak[1]
-    tight = Planner(config, gear(memory=0.5 * need))
+    tight = Planner(config, gear(memory=0.8 * need))
     assert any(way.startswith("--sharding fsdp --devices") for way in remedies(tight, tight.plan()))
 
 
@@ -114,22 +118,28 @@ def test_a_run_shows_what_was_predicted_and_what_it_took(written, tmp_path, caps
     assert all(row["memory/update"] > 100 for row in rows if row["step"])
 
 
-def test_an_update_takes_the_memory_that_was_predicted(tiny_config, tiny_policy, gear, make_group):
+def taken(folder, small, groups):
+    """Bytes that an update takes in a process that has freed nothing before, which the C library would use again."""
+    torch.set_num_threads(1)
+    policy = CausalLM(path=str(folder), dtype="float32", head_memory_mb=8)
+    policy.load(torch.device("cpu"))
+    learner = Learner(policy, PolicyGradient(), OptimizerConfig(), UpdateConfig(tokens=8192), steps=10, temperature=1.0)
+    assert len(collate.batches(groups, policy, tokens=8192, temperature=1.0)) == 1
+    learner.update(small, 0)  # the moments
+    peaks.peak()
+    before = peaks.peak()
+    learner.update(groups, 1)
+    return (peaks.peak() - before) * 2**20
+
+
+def test_an_update_takes_the_memory_that_was_predicted(tiny_config, tiny_folder, gear, make_group):
     shape = {"hidden_size": 256, "intermediate_size": 1024, "head_dim": 64, "num_hidden_layers": 4,
              "max_position_embeddings": 2048}  # fmt: skip
     config = tiny_config(shape=shape, prompts=4, siblings=4, sampling={"max_tokens": 250}, model={"head_memory_mb": 8})
     planner = Planner(config, gear(reserve=0.0), prompt=24)
     phase = planner.plan().phases["update"]
-    policy = tiny_policy(config=shape, head_memory_mb=8)
-    learner = Learner(policy, config.objective, OptimizerConfig(), UpdateConfig(tokens=8192), steps=10, temperature=1.0)
-    groups = [make_group(24, (250,) * 4, seed=i) for i in range(4)]
-    assert len(collate.batches(groups, policy, tokens=8192, temperature=1.0)) == 1
-    small = [make_group(4, (2, 2))]
-    learner.update(small, 0)  # the moments
-    peaks.peak()
-    before = peaks.peak()
-    learner.update(groups, 1)
-    measured = (peaks.peak() - before) * 2**20
+    folder, groups = tiny_folder(**shape), [make_group(24, (250,) * 4, seed=i) for i in range(4)]
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
+        measured = fresh.submit(taken, folder, [make_group(4, (2, 2))], groups).result()
     own = sum(phase.device[name] for name in ("activations", "logits", "gradient of the head", "gradients"))
     assert own == pytest.approx(measured, rel=0.15)
-    assert torch.get_num_threads() == 1

@@ -25,8 +25,8 @@ class Layout:
 
     Attributes:
         devices: How many.
-        sharding: "none": each has all weights; "fsdp": each has a part of weights, gradients and moments, and gathers
-            a layer when it is computed, while the one before is still there.
+        sharding: "none": each has all weights; "fsdp": each has a part of weights, gradients and moments, gathers a
+            layer when it is computed, while the one before is still there, and samples from a whole copy.
     """
 
     devices: int = 1
@@ -120,6 +120,7 @@ class Memory:
         held = {"libraries": self.hardware.reserve, "weights": shape.held / parts}
         if self.layout.sharding == "fsdp":
             held["gathered layers"] = (2 * shape.largest_layer + shape.outside) * self.width
+            held["whole copy, to sample from"] = shape.held
         if self.reads_reference and not self.policy.lora:
             held["reference"] = shape.held / parts
         masters = {"moments": shape.trained * MOMENTS / parts} if moments else {}
