@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import platform
 from pathlib import Path
 from typing import NoReturn
 
@@ -21,7 +22,8 @@ def serve(config: Config, host: str, port: int) -> NoReturn:
 
     Raises:
         ImportError: If there is no vLLM that hone knows.
-        ValueError: If the configuration has another sampler, or others could reach the server without a key.
+        ValueError: If the configuration has another sampler or leaves the type of the weights open, or others could
+            reach the server without a key.
     """
     sampler, model = config.sampler, config.model
     if not hasattr(sampler, "exchange"):
@@ -30,9 +32,13 @@ def serve(config: Config, host: str, port: int) -> NoReturn:
         raise ValueError("model: should be one that writes its outline, such as causal_lm")
     if not _is_loopback(host) and not os.environ.get(vllm_compat.KEY):
         raise ValueError(f"--host {host}: others reach it; set a key in {vllm_compat.KEY}, here and for the trainer")
+    if getattr(model, "dtype", None) == "auto":
+        raise ValueError(
+            "model.dtype: auto: trainer and server would each choose for themselves; set bfloat16 or float32"
+        )
     vllm_compat.require()
     vllm_compat.refuse_unknown(sampler.engine, "sampler.vllm_server.engine")
-    outline = Path(sampler.exchange, f"model-{port}").absolute()
+    outline = Path(sampler.exchange, f"model-{platform.node()}-{port}").absolute()
     outline.mkdir(parents=True, exist_ok=True)
     model.outline(outline)
     arguments = sampler.arguments(getattr(model, "dtype", "auto"))

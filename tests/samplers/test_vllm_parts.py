@@ -129,6 +129,8 @@ def test_a_server_that_others_reach_wants_a_key(tiny_model_path, monkeypatch):
     for host in ("0.0.0.0", "trainer.example"):
         with pytest.raises(ValueError, match="others reach it; set a key in HONE_API_KEY"):
             serve(config, host, 8000)
+    with pytest.raises(ValueError, match="set bfloat16 or float32"):  # "auto" is another thing to vLLM
+        serve(config, "127.0.0.1", 8000)
 
 
 def test_several_processes_are_told_that_vllm_samples_for_one(monkeypatch):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass, replace
 from statistics import fmean, median
 from typing import Any
 
 from rich.table import Table
 
+from hone.planning.memory import Layout
 from hone.planning.plan import Plan, Planner
 from hone.report.run import Run
 
@@ -29,10 +31,15 @@ class Compared:
         return self.predicted / self.measured - 1
 
 
-def against(planner: Planner, run: Run) -> list[Compared]:
+def against(planner: Planner, run: Run, layout: Layout | None = None) -> list[Compared]:
     """Predict the mean step of a run, from how long its answers were and how many groups it kept, and compare.
 
     Neither follows from shapes. The first step is left out where there are others: caches and moments are made in it.
+
+    Args:
+        planner: Stays as it is.
+        run: Was measured.
+        layout: Of the devices that it had.
 
     Raises:
         ValueError: If the run has no steps whose memory was logged.
@@ -41,7 +48,7 @@ def against(planner: Planner, run: Run) -> list[Compared]:
     if not rows:
         raise ValueError(f"{run.folder}: there is no step whose memory was logged; runs before 0.4 did not")
     rows = [row for row in rows if row["step"] > 1] or rows
-    plan = _mean_step(planner, rows)
+    plan = _mean_step(copy(planner), rows, layout)
     sampling, update = (sum(part.values()) for part in (plan.sampling, plan.update))
     phases = {name: phase.total / MIB for name, phase in plan.phases.items()}
     predicted = {
@@ -58,14 +65,14 @@ def against(planner: Planner, run: Run) -> list[Compared]:
     ]
 
 
-def _mean_step(planner: Planner, rows: list[dict[str, Any]]) -> Plan:
+def _mean_step(planner: Planner, rows: list[dict[str, Any]], layout: Layout | None) -> Plan:
     played = fmean(row["groups/kept"] + row["groups/dropped"] for row in rows)
     kept = round(fmean(row["groups/kept"] for row in rows))
     response = max(1, round(fmean(row["length/mean"] for row in rows)))
     most = planner.config.sampling.max_tokens
     cut = any(row["length/truncated"] for row in rows)
     planner.lengths = replace(planner.lengths, response=response, longest=most if cut else min(most, 2 * response))
-    return planner.plan(kept=kept, rounds=played / planner.config.prompts)
+    return planner.plan(layout, kept=kept, rounds=played / planner.config.prompts)
 
 
 def table(compared: list[Compared]) -> Table:

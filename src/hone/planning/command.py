@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def plan(config: Any, chosen: argparse.Namespace, run: Path | None, console: Con
     made = planner.plan(Layout(chosen.devices, chosen.sharding))
     console.print(report.report(made))
     if run is not None:
-        console.print(against.table(against.against(planner, Run(run))))
+        console.print(against.table(against.against(planner, Run(run), made.layout)))
     if made.fits:
         return True
     name, most = made.peak
@@ -60,4 +61,7 @@ def _hardware(config: Any, chosen: argparse.Namespace) -> Hardware:
         if chosen.hardware not in (None, "cpu"):
             raise ValueError(f"--measure: measures this machine's CPU, not --hardware {chosen.hardware}")
         return measured(hardware.load("cpu"))
-    return hardware.load(chosen.hardware or hardware.at_hand(config.device))
+    if chosen.hardware:
+        return hardware.load(chosen.hardware)
+    gear = hardware.load(hardware.at_hand(config.device))
+    return replace(gear, memory=hardware.here(gear))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -93,6 +94,15 @@ def at_hand(device: str) -> str:
     if found is None:
         raise ValueError(f"device: {name} is not in the table; give --hardware, one of {', '.join(known)}, or a file")
     return found
+
+
+def here(gear: Hardware) -> float:
+    """Bytes of memory that the device at hand has, of whatever kind its entry is."""
+    if gear.gpu:
+        import torch
+
+        return float(torch.cuda.get_device_properties(0).total_memory)
+    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
 def load(chosen: str) -> Hardware:

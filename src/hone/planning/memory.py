@@ -110,6 +110,12 @@ class Memory:
         stages = self.config.every_stage()
         return any(reads_reference(part) for stage in stages for part in (stage.objective, *stage.shapers))
 
+    @property
+    def _engine(self) -> float:
+        """Bytes of which an engine in this process takes hold at once: on a GPU while it samples, else to the end."""
+        share = 0.0 if hasattr(self.config.sampler, "urls") else getattr(self.config.sampler, "memory", 0.0)
+        return share * self.hardware.memory
+
     def _phase(self, own: dict[str, float], host: dict[str, float] | None = None, moments: bool = True) -> Phase:
         held, beside = self._held(moments)
         return Phase(held | own, beside | (host or {}))
@@ -123,6 +129,8 @@ class Memory:
             held["whole copy, to sample from"] = shape.held
         if self.reads_reference and not self.policy.lora:
             held["reference"] = shape.held / parts
+        if self._engine and moments and not self.hardware.gpu:
+            held["engine"] = self._engine
         masters = {"moments": shape.trained * MOMENTS / parts} if moments else {}
         if self.masters:
             masters["master weights"] = self.masters * MASTER / parts
@@ -131,7 +139,11 @@ class Memory:
     def _sampling(self, work: Work) -> dict[str, float]:
         """The cache of the slots, and what a pass over them needs besides."""
         shape, sampler = self.shape, self.config.sampler
-        slots = min(getattr(sampler, "max_sequences", 64), work.sequences)
+        if hasattr(sampler, "urls"):  # servers have devices of their own
+            return {}
+        if self._engine:
+            return {"engine": self._engine} if self.hardware.gpu else {}
+        slots = min(getattr(sampler, "max_sequences", 64), work.together)
         read = min(getattr(sampler, "prefill_tokens", 4096), work.contexts)
         contexts = min(work.contexts, work.longest * -(-slots // self.config.siblings))
         length = cache_length(work.longest, work.longest_response, self.config.sampling.max_tokens)

@@ -46,9 +46,9 @@ class Speed:
     def sampling(self, work: Work) -> dict[str, float]:
         """Of a step's sampling: prompts, and answers in waves of as many as there are slots."""
         shape, gear, achieved = self.shape, self.hardware, self.hardware.achieved
-        slots = min(getattr(self.config.sampler, "max_sequences", 64), work.sequences)
+        slots = min(getattr(self.config.sampler, "max_sequences", 64), work.together)
         tokens = work.sequences * work.response
-        passes = max(work.longest_response, tokens / slots)
+        passes = max(math.ceil(work.rounds) * work.longest_response, tokens / slots)
         rows = tokens / passes
         reading = 2.0 * shape.products * work.contexts / (self.rate * achieved.products)
         weights = shape.products + shape.head
@@ -63,7 +63,7 @@ class Speed:
             "cache": passes * attention,
             "drawing": passes * drawing,
             "layers": passes * self._beside(),
-            "gathering": self._gathered(passes),
+            "gathering": self._gathered(1),  # into the copy that is sampled from, once a step
         }
 
     def update(self, work: Work) -> dict[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice, pairwise
-from math import gcd
+from math import ceil, gcd
 from typing import Any
 
 from hone import collate
@@ -110,6 +110,7 @@ class Work:
         longest_response: Of the longest.
         minibatches: Micro-batches of each optimiser step of an epoch.
         epochs: Passes.
+        rounds: Of sampling, one behind the other.
     """
 
     prompts: int
@@ -120,6 +121,12 @@ class Work:
     longest_response: int
     minibatches: list[list[MicroBatch]]
     epochs: int
+    rounds: float = 1
+
+    @property
+    def together(self) -> int:
+        """Sequences that are sampled in one round."""
+        return ceil(self.sequences / max(1, self.rounds))
 
     @property
     def largest(self) -> MicroBatch | None:
@@ -162,6 +169,7 @@ def work(
         longest_response=lengths.longest or lengths.response,
         minibatches=[mini for mini in minis if mini],
         epochs=config.update.epochs,
+        rounds=rounds,
     )
 
 

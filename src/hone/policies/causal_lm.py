@@ -270,8 +270,8 @@ class CausalLM:
             self.renderer.tokenizer.save_pretrained(folder)
         else:
             where = locate(self.path)
-            handover.outline(AutoConfig.from_pretrained(where), folder)
-            AutoTokenizer.from_pretrained(where).save_pretrained(folder)
+            handover.outline(AutoConfig.from_pretrained(where, trust_remote_code=False), folder)
+            AutoTokenizer.from_pretrained(where, trust_remote_code=False).save_pretrained(folder)
 
     def frozen_copy(self) -> FrozenLM:
         """The policy as it is now; with LoRA, the base model, which costs no memory."""

@@ -32,6 +32,7 @@ OWN = {
 """Arguments of the engine that other settings make."""
 FIXED = (
     "logprobs_mode", "generation_config", "skip_tokenizer_init", "enable_sleep_mode", "seed", "worker_extension_cls",
+    "trust_remote_code", "hf_token",
 )  # fmt: skip
 """Arguments of the engine that are what hone needs them to be."""
 

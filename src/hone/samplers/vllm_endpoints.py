@@ -54,17 +54,18 @@ async def take(
     """Take the weights in the folder of this name; requests under way are given up, and so is what was cached."""
     exchange = Path(os.environ[EXCHANGE]).resolve()
     folder = (exchange / version).resolve()
-    if folder.parent != exchange or not folder.is_dir():
-        raise HTTPException(400, f"there is no folder {version!r} in the server's sampler.vllm_server.exchange")
     engine = request.app.state.engine_client
     async with request.app.state.hone_taking:
+        if folder.parent != exchange or not folder.is_dir():
+            raise HTTPException(400, f"there is no folder {version!r} in the server's sampler.vllm_server.exchange")
         await engine.pause_generation(mode="abort", clear_cache=True)
         try:
             await engine.update_weight_version(NONE)  # until they are whole
             reports = await engine.collective_rpc("take_weights", args=(str(folder), check))
             if not await engine.reset_prefix_cache():
                 raise HTTPException(500, "vLLM did not clear its prefix cache, which is of earlier weights")
-            await engine.update_weight_version(version)
+            if not any(report["unlike"] for report in reports):  # else they stay of no version
+                await engine.update_weight_version(version)
         finally:
             await engine.resume_generation()
     log.info("took the weights %s", version)

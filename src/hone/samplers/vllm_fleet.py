@@ -27,13 +27,19 @@ class Server:
         url: Where it is.
         serves: Whether it answers, by the weights of now.
         why: It does not.
+        refused: What it said, or what is wrong with it, if to ask again is of no use before other weights come.
+        longest: Most tokens of a context and its continuation; 0 where it has not said.
         posts: Requests under way.
+        taking: Held by who gives it weights.
     """
 
     url: str
     serves: bool = False
     why: str = "not asked yet"
+    refused: Exception | None = None
+    longest: int = 0
     posts: set[asyncio.Task[Any]] = field(default_factory=set)
+    taking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def lose(self, why: str) -> None:
         """Give its requests back to those who wait, to ask another."""
@@ -54,11 +60,16 @@ class Fleet:
 
     def __init__(self, urls: Sequence[str], patience: float | None) -> None:
         self.servers = [Server(url.rstrip("/")) for url in urls]
-        self.patience, self.version, self.longest = patience, "", 0
+        self.patience, self.version = patience, ""
         self._check = False
         self._news = asyncio.Event()
         """Set when a server comes back, or when it is known that none will."""
-        self._refused: Exception | None = None
+        self._closed: Exception | None = None
+
+    @property
+    def longest(self) -> int:
+        """Most tokens of a context and its continuation that every server takes."""
+        return min((server.longest for server in self.servers if server.longest), default=0)
 
     async def __aenter__(self) -> Fleet:
         import aiohttp
@@ -70,7 +81,7 @@ class Fleet:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._refused = RuntimeError("sampler: it was closed while this sequence was under way")
+        self._closed = RuntimeError("sampler: it was closed while this sequence was under way")
         for watch in self._watches:
             watch.cancel()
         for server in self.servers:
@@ -83,12 +94,12 @@ class Fleet:
 
         Raises:
             TimeoutError: If there is none to take them for as long as ``patience``.
-            PermissionError: If a server does not take the key.
-            RuntimeError: If a server holds others than it was sent.
+            PermissionError: If no server serves, for one does not take the key.
+            RuntimeError: If no server serves, for one holds others than it was sent.
         """
-        self.version, self._check, self._refused = version, check, None
+        self.version, self._check = version, check
         for server in self.servers:
-            server.serves = False
+            server.serves, server.refused = False, None
         await asyncio.gather(*(self._return(server) for server in self.servers))
         await self._anyone()
 
@@ -127,8 +138,10 @@ class Fleet:
         """The least busy of those that serve; waits for one."""
         waiting = asyncio.get_running_loop().time()
         while not (able := [server for server in self.servers if server.serves]):
-            if self._refused is not None:
-                raise self._refused
+            if self._closed is not None:
+                raise self._closed
+            if all(server.refused for server in self.servers):  # there is nobody to wait for
+                raise self.servers[0].refused
             try:
                 left = None if self.patience is None else waiting + self.patience - asyncio.get_running_loop().time()
                 await asyncio.wait_for(self._news.wait(), left)
@@ -156,6 +169,12 @@ class Fleet:
                 server.lose(f"its health: {type(error).__name__}: {error}")
 
     async def _return(self, server: Server) -> None:
+        """Have a server serve again; who looks after it and who gives weights may both want it."""
+        async with server.taking:
+            if not server.serves:
+                await self._take(server)
+
+    async def _take(self, server: Server) -> None:
         """Give a server the weights of now, if it answers and has others."""
         wanted = self.version
         try:
@@ -167,13 +186,15 @@ class Fleet:
                     some = f"{len(report['unlike'])} of {report['compared']} weights, such as {report['unlike'][0]}"
                     raise RuntimeError(f"sampler: {some}, in {server.url} are not those it was sent")
         except (PermissionError, ValueError, RuntimeError) as error:
-            self._refused, server.why = error, str(error)
+            if server.why != str(error):
+                log.warning("sampler: the server %s is left out: %s", server.url, error)
+            server.refused, server.why = error, str(error)
         except OSError as error:
             server.why = f"{type(error).__name__}: {error}"
         else:
-            self.longest = state["longest"]
+            server.refused, server.longest = None, state["longest"]
             server.serves = wanted == self.version
-        if server.serves or self._refused is not None:
+        if server.serves or server.refused:
             self._news.set()
 
     async def _json(

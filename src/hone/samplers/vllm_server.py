@@ -87,9 +87,11 @@ class VLLMServers(VLLMSettings):
         for processor in self.processors:
             processor.bind(self.renderer)
         before, self._written = self._written, _write(policy.weights(), Path(self.exchange), policy.version)
-        self._call(self._fleet.give(self._written.name, self._syncs % self.check_every == 0), "giving weights")
-        if before is not None:
-            shutil.rmtree(before, ignore_errors=True)
+        try:
+            self._call(self._fleet.give(self._written.name, self._syncs % self.check_every == 0), "giving weights")
+        finally:
+            if before is not None:
+                shutil.rmtree(before, ignore_errors=True)
         self._version, self._syncs = policy.version, self._syncs + 1
         self._given = policy.fingerprint() if hasattr(policy, "fingerprint") else {}
 
@@ -118,6 +120,7 @@ class VLLMServers(VLLMSettings):
         if self._written is not None:
             shutil.rmtree(self._written, ignore_errors=True)
         self._fleet = self._loop = self._written = None
+        self._syncs = 0
 
     def _call(self, work: Coroutine[Any, Any, T], what: str) -> T:
         """What a coroutine gives in the loop of the connections; the fleet keeps its own time, this is for the rest."""
