@@ -298,3 +298,13 @@ def test_a_metric_of_no_evaluation_is_refused(tiny_model_path, tmp_path):
                 eval={"letters": {"tasks": Letters()}},
             )
         )
+
+
+def test_processes_that_read_other_files_are_refused(monkeypatch):
+    mine = {"data": {"tasks": {"/here/train.jsonl": "a", "/here/more.jsonl": "b"}}}
+    elsewhere = {"tasks": ["a", "b"]}
+    monkeypatch.setattr(origin.ranks, "each", lambda work: [work(), elsewhere])
+    assert origin.agreed(mine) is mine  # wherever they lie
+    elsewhere["tasks"] = ["a", "c"]
+    with pytest.raises(ValueError, match="tasks: the processes of this run read files that are not the same"):
+        origin.agreed(mine)

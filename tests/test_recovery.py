@@ -1,6 +1,7 @@
 """Bad updates: skipped, undone by a way back, or the end; and what hangs."""
 
 import asyncio
+import copy
 
 import loop_parts as parts
 import pytest
@@ -11,6 +12,7 @@ import hone
 from hone import checkpoint
 from hone.envs.single_turn import SingleTurn
 from hone.hangs import HangError
+from hone.samplers.native import NativeSampler
 
 PLAIN_LOG = {"log": {"tensorboard": False}}
 
@@ -148,6 +150,22 @@ def test_weights_that_are_no_numbers_go_back_when_they_cannot_be_sampled_from(ma
     assert {row["task"] for row in run.rollouts.at(4)} == {"letter-6", "letter-7"}
     state = checkpoint.load(checkpoint.latest(run.folder))
     assert all(weight.isfinite().all() for weight in state["policy"].values())
+
+
+class Copying(NativeSampler):
+    """A sampler with weights of its own, as an engine beside the policy has."""
+
+    def sync(self, policy):
+        own = copy.copy(policy)
+        own.model = copy.deepcopy(policy.model)
+        super().sync(own)
+
+
+def test_a_sampler_with_weights_of_its_own_is_given_those_that_the_run_went_back_to(make):
+    spy = Spy(at={3: poison})
+    run = make(steps=4, sampler=Copying(), update={"on_bad": "rollback"}, hooks=[spy, PLAIN_LOG]).fit()
+    assert run.steps == 4
+    assert run.metrics[3]["update/rolled_back"] == 2
 
 
 class Poisoned:

@@ -217,7 +217,8 @@ class Learner:
     def gradient(self, groups: Sequence[Group], *, tokens: int) -> torch.Tensor:
         """The gradient that groups have when they are cut into micro-batches of so many tokens; nothing is updated.
 
-        Every process computes all of it; an engine that sums in the backward pass gives a multiple.
+        Every process computes all of it; an engine that sums in the backward pass gives a multiple, and a
+        field that pools over processes sees each step once from every one.
 
         Returns:
             ``[N]`` float32 on the CPU: of each weight, entries at equal distances, at most about 4096.

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from hone import checkpoint
+from hone import checkpoint, ranks
 from hone.session import sources, within
 
 log = logging.getLogger("hone")
@@ -40,6 +40,20 @@ def described(config: Any) -> Origin:
     for name in ("folder", "engine"):  # a run may be moved, and spread otherwise
         settings.pop(name, None)
     return {"settings": settings, "data": data, "versions": versions}
+
+
+def agreed(now: Origin) -> Origin:
+    """The same, if every process of the run reads the same data; wherever it lies.
+
+    Raises:
+        ValueError: If they do not.
+    """
+    read = ranks.each(lambda: {name: sorted(files.values()) for name, files in now["data"].items()})
+    if strange := sorted(
+        {name for each in read for name in each if any(other.get(name) != each[name] for other in read)}
+    ):
+        raise ValueError(f"{', '.join(strange)}: the processes of this run read files that are not the same")
+    return now
 
 
 def accept(path: Path, now: Origin, allow: Sequence[str]) -> bool:

@@ -46,7 +46,7 @@ def each(work: Callable[[], T]) -> list[T]:
     distributed.all_gather_object(found, (value, None if failure is None else _portable(failure)))
     for place, (_, error) in enumerate(found):
         if error is not None and place == index():
-            raise failure
+            raise failure if type(error) is type(failure) else error from failure
         if error is not None:
             error.elsewhere = place
             raise error

@@ -82,7 +82,7 @@ class Trainer:
             self.leads = not ranks.index()
             self.folder = closing.enter_context(folder.claimed(self.config, resume=resume))
             self._desk = closing.enter_context(folder.desk(self.folder))
-            self.origin = origin.described(self.config)
+            self.origin = origin.agreed(origin.described(self.config))
             start = ranks.first(lambda: checkpoint.newest_whole(self.folder)) if resume else None
             changed = start is not None and origin.accept(start, self.origin, allow)
             if start is None:
@@ -122,7 +122,7 @@ class Trainer:
             if self.recovery.updating:
                 raise  # the weights are of no whole step
             self.stage.tasks.load_state_dict(cursor)
-            self.interrupted = self.interrupted or any(ranks.each(lambda: self._asked))
+            self.interrupted = any(ranks.each(lambda: self.interrupted or self._asked))
             if not isinstance(error, Interrupted):
                 kept = f"saved in {self._save()}" if self.state.step else "there are none"
                 raise type(error)(f"step {self.state.step + 1}: {error}. The steps before: {kept}") from None
@@ -132,6 +132,7 @@ class Trainer:
             self.stage.tasks.load_state_dict(cursor)
             if self.recovery.updating or not self.recovery.follow(str(error), self.state, self.stage.update.on_bad):
                 raise
+            self.session.publish()  # the weights that it went back to
             return self._attempt()
         return False
 
@@ -169,7 +170,8 @@ class Trainer:
         """Play groups until enough pass the gate, at most ``max_rounds`` times (DAPO's dynamic sampling)."""
         stage, groups, kept = self.stage, [], []
         seconds = {"sample": 0.0, "verify": 0.0}
-        entropies = stage.sampling.entropies or getattr(stage.objective, "reads_entropies", False)
+        once = stage.update.minibatches * stage.update.epochs == 1  # later optimiser steps have other weights
+        entropies = stage.sampling.entropies or (once and getattr(stage.objective, "reads_entropies", False))
         params = replace(stage.sampling, seed=stage.seed, entropies=entropies)
         for turn in range(stage.max_rounds):
             wanted = stage.prompts - sum(kept)

@@ -6,11 +6,12 @@ import logging
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, Literal
 
 from pydantic import Field
 
-from hone import collate
+from hone import collate, ranks
 from hone.guards import bands, memory, rewards, weights
 from hone.guards.agreement import Scorer, agreement, repeatable
 from hone.guards.bands import Band
@@ -228,7 +229,7 @@ class Guard:
 
     def _tell(self, found: Iterable[Finding | None], state: State, *, ahead: bool = False) -> None:
         """Do what follows on each finding."""
-        for finding in found:
+        for finding in _of_all(found):
             follow = self._follow[finding.check] if finding else "ignore"
             if follow == "ignore":
                 continue
@@ -241,3 +242,13 @@ class Guard:
             if last is None or state.step - last >= max(self.every, 1):
                 log.warning("guard, step %d: %s", state.step + ahead, finding)
                 self._told[finding.check] = state.step
+
+
+def _of_all(found: Iterable[Finding | None]) -> Iterator[Finding | None]:
+    """What each check finds, in the first process where it finds anything; what it raises in one is raised in all.
+
+    So processes do the same about it, and none goes on alone to a check for which all are needed.
+    """
+    checks = iter(found)
+    while all(told := ranks.each(lambda: [*islice(checks, 1)])):
+        yield next((finding for [finding] in told if finding is not None), None)

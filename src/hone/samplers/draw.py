@@ -45,7 +45,7 @@ class Rules:
             min_p=column("min_p", torch.float32),
             truncated=any(p.truncated for p in params),
             greedy=any(p.temperature == 0 for p in params),
-            entropies=any(p.entropies for p in params),
+            entropies=any(p.entropies and not p.truncated for p in params),
         )
 
 
