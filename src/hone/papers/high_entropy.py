@@ -24,8 +24,9 @@ Differs from the paper in:
   the selection depends on neither.
 - That pool has to be known before the gradient of its first part. While on-policy, the entropies are those that the
   native sampler saw when it drew the tokens, with the very weights that are updated: H_t by its kernels. In float32
-  that keeps the same steps, in bfloat16 98 % of them (BENCHMARKS.md). Where it recorded none (another sampler, ``top_p``, a processor), at stale weights, and
-  from the second optimiser step on, a further forward pass tells, which ``pool: micro_batch`` does not need.
+  that keeps the same steps, in bfloat16 98 % of them (BENCHMARKS.md). Where it recorded none (another sampler,
+  ``top_p``, a processor), at stale weights, and from the second optimiser step on, a further forward pass tells, which
+  ``pool: micro_batch`` does not need.
 - The text keeps all steps at the threshold; the authors' code keeps an exact number, k = max(1, ceil(keep n)), and so
   does the default. Ties are broken by trajectory and step, in this order, never by layout: several processes choose as
   one would.
