@@ -89,7 +89,7 @@ def test_two_processes_see_the_same_in_order(tmp_path):
     assert [one.pop("errors") for one in found] == [
         [
             ("LookupError", "there", 1),
-            ("Odd", "a and b", None),
+            ("RuntimeError", "Odd: a and b", None),
             ("LookupError", "here", None),
             ["and on", "and on"],
         ],

@@ -33,7 +33,8 @@ def each(work: Callable[[], T]) -> list[T]:
     """What ``work`` gives in every process, in the order of :func:`index`; what it raises in one is raised in all.
 
     Every process has to call it. Values and errors travel pickled, from processes of the same run alone. Where several
-    fail, all raise what the first of them did; an error that came from another says so by ``elsewhere``, its place.
+    fail, all raise what the first of them did; an error that came from another says so by ``elsewhere``, its place. One
+    that does not survive the way is a RuntimeError with its text, in all, so that all do the same about it.
     """
     if not several():
         return [work()]
