@@ -101,19 +101,24 @@ class Echo:
         return Score(self.value if trajectory.response == f"<{task.answer}>" else 0.0)
 
 
-@hone.settings
-class SlowEnd:
-    """A hook that takes a minute to end."""
+class Still:
+    """A hook that does nothing, for those that do one thing."""
 
     def on_start(self, state): ...
     def on_step(self, state): ...
+    def on_end(self, state): ...
     def load_state_dict(self, state): ...
-
-    def on_end(self, state):
-        time.sleep(60)
 
     def state_dict(self):
         return {}
+
+
+@hone.settings
+class SlowEnd(Still):
+    """A hook that takes a minute to end."""
+
+    def on_end(self, state):
+        time.sleep(60)
 
 
 def bad_advantage(groups):

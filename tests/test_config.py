@@ -395,6 +395,21 @@ def validator():
     return jsonschema.Draft202012Validator(schema)
 
 
+def test_the_schema_describes_settings_where_they_are_written_also_those_that_a_class_has_from_another(validator):
+    own, further = (validator.schema["$defs"][name] for name in ("VLLMServers", "VLLMSampler"))
+    assert own["description"].startswith("Servers that were started")
+    assert own["properties"]["urls"]["description"] == "Of the servers."
+    assert own["properties"]["patience"]["description"].startswith("Seconds for which there may be no server")
+    assert further["properties"]["patience"]["description"].startswith("Seconds for the engine to start")
+    bare = [
+        f"{name}.{setting}"
+        for name, part in validator.schema["$defs"].items()
+        for setting, about in part.get("properties", {}).items()
+        if name.startswith("VLLM") and "description" not in about
+    ]
+    assert not bare
+
+
 @pytest.mark.parametrize("text", [SHORT, LONG])
 def test_the_schema_accepts_what_loads(validator, load, text):
     validator.validate(document.read(text))

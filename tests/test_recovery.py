@@ -6,7 +6,7 @@ import copy
 import loop_parts as parts
 import pytest
 import torch
-from loop_parts import Spy
+from loop_parts import Spy, Still
 
 import hone
 from hone import checkpoint
@@ -71,14 +71,7 @@ def test_a_bad_step_stops_the_run(make):
 
 
 def test_a_damaged_checkpoint_is_not_gone_back_to(make, caplog):
-    class Damages:
-        def on_start(self, state): ...
-        def on_step(self, state): ...
-        def on_end(self, state): ...
-        def load_state_dict(self, state): ...
-        def state_dict(self):
-            return {}
-
+    class Damages(Still):
         def before_update(self, state):
             if state.step == 4:  # that of step 4 is the newest
                 newest = checkpoint.latest(state.folder) / checkpoint.STATE

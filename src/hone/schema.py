@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from typing import Any
 
@@ -38,6 +39,12 @@ def json_schema() -> dict[str, Any]:
 
 class _Generator(GenerateJsonSchema):
     """Marks seats for :func:`_tidy`, leaves out state, and lets values that only Python can make be anything."""
+
+    def dataclass_schema(self, schema: Any) -> JsonSchemaValue:
+        """Settings that a class has from another are described there."""
+        found = super().dataclass_schema(schema)
+        above = [inspect.cleandoc(cls.__doc__) for cls in schema["cls"].__mro__[1:] if is_settings(cls) and cls.__doc__]
+        return found | {"description": "\n\n".join([found["description"], *above])} if above else found
 
     def is_instance_schema(self, schema: Any) -> JsonSchemaValue:
         room = room_of(schema["cls"])
@@ -85,7 +92,7 @@ def _tidy(node: Any) -> Any:
     if _SEAT in node:
         node["$ref"] = f"#/$defs/part.{node.pop(_SEAT)}"
     if isinstance(text := node.get("description"), str) and isinstance(node.get("properties"), dict):
-        for name, line in _SETTING.findall(text):
+        for name, line in reversed(_SETTING.findall(text)):  # its own before those of the classes above
             if name in node["properties"]:
                 node["properties"][name]["description"] = " ".join(line.split())
         node["description"] = " ".join(text.partition("\n\n")[0].split())

@@ -38,25 +38,11 @@ WHERE = "sampler.vllm.engine"
 class VLLMSampler(VLLMSettings):
     """One engine, on one device; for several, start servers with `hone serve` and take the sampler ``vllm_server``.
 
-    Attributes:
-        max_sequences: Most sequences decoded together; the others wait.
-        context: Most tokens of a context and its continuation; None for as many as the model has positions.
-        memory: Fraction of the device's memory, of the host's on a CPU, for the engine's weights and cache. On a GPU
-            it is given back while the policy is updated.
-        engine: Further arguments of vLLM's ``EngineArgs``, as they are: ``enforce_eager``, ``kv_cache_dtype``,
-            ``kv_cache_memory_bytes``, ``max_num_batched_tokens``, ``speculative_config``, ``quantization``.
-        correction: The weight that training multiplies by where its objective has none that corrects sampling; None
-            for none.
-        check_every: Syncs between comparisons of the engine's weights with what it was sent; the first is compared.
-        patience: Seconds for the engine to start, and for it to take weights; None for no limit.
-        processors: Those that have an adapter for vLLM, such as ``alphaone``.
+    Its settings are those of :class:`~hone.samplers.vllm_settings.VLLMSettings`; on a GPU ``memory`` is given back
+    while the policy is updated.
     """
 
-    renderer: Any = field(default=None, init=False, repr=False, compare=False)
     _policy: Any = field(default=None, init=False, repr=False, compare=False)
-    _version: int = field(default=0, init=False, repr=False, compare=False)
-    _given: dict[str, int] = field(default_factory=dict, init=False, repr=False, compare=False)
-    _syncs: int = field(default=0, init=False, repr=False, compare=False)
     _asleep: bool = field(default=False, init=False, repr=False, compare=False)
     _engine: Any = field(default=None, init=False, repr=False, compare=False)
     _thread: Any = field(default=None, init=False, repr=False, compare=False)
@@ -82,8 +68,7 @@ class VLLMSampler(VLLMSettings):
         for processor in self.processors:
             processor.bind(self.renderer)
         self._call(lambda: self._load(policy), "giving vLLM the weights")
-        self._version, self._syncs = policy.version, self._syncs + 1
-        self._given = policy.fingerprint() if hasattr(policy, "fingerprint") else {}
+        self._took(policy)
 
     def _start(self, policy: Any) -> None:
         vllm_compat.require()
@@ -119,7 +104,7 @@ class VLLMSampler(VLLMSettings):
 
     def _load(self, policy: Any) -> None:
         self._wake()
-        due, sent = self._syncs % self.check_every == 0, {}
+        due, sent = self._due, {}
 
         def sending() -> Iterator[tuple[str, Tensor]]:
             for name, weight in policy.weights():
@@ -133,10 +118,6 @@ class VLLMSampler(VLLMSettings):
             if unlike:
                 told = f"{len(unlike)} of {compared} weights in vLLM are not those it was sent"
                 raise RuntimeError(f"sampler: {told}, such as {unlike[0]}")
-
-    def fingerprint(self) -> dict[str, int]:
-        """The policy's own checksums, as they were when the engine took its weights."""
-        return self._given
 
     # Memory
 

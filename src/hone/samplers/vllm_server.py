@@ -39,30 +39,19 @@ T = TypeVar("T")
 class VLLMServers(VLLMSettings):
     """Servers that were started with `hone serve`; they need not be there yet when a run begins.
 
+    Further settings are those of :class:`~hone.samplers.vllm_settings.VLLMSettings`, for each server.
+
     Attributes:
         urls: Of the servers.
         exchange: The folder through which weights go; it has to be the servers', and hold the weights twice. What a
             trainer that was killed has left in it can be deleted.
-        max_sequences: Most sequences that a server decodes together; the others wait.
-        context: Most tokens of a context and its continuation; None for as many as the model has positions.
-        memory: Fraction of a device's memory, of the host's on a CPU, for a server's weights and cache.
-        engine: Further arguments of vLLM's ``EngineArgs``, as they are: ``tensor_parallel_size``, ``enforce_eager``,
-            ``kv_cache_dtype``, ``kv_cache_memory_bytes``, ``speculative_config``, ``quantization``.
-        correction: The weight that training multiplies by where its objective has none that corrects sampling; None
-            for none.
-        check_every: Syncs between comparisons of a server's weights with what it was sent; the first is compared.
         patience: Seconds for which there may be no server, and for which one may take weights; None for no limit.
-        processors: Those that have an adapter for vLLM, such as ``alphaone``.
     """
 
     urls: Annotated[list[str], Field(min_length=1)] = field(default_factory=lambda: ["http://127.0.0.1:8000"])
     exchange: str
     memory: float = Field(0.9, gt=0, le=1)
 
-    renderer: Any = field(default=None, init=False, repr=False, compare=False)
-    _version: int = field(default=0, init=False, repr=False, compare=False)
-    _given: dict[str, int] = field(default_factory=dict, init=False, repr=False, compare=False)
-    _syncs: int = field(default=0, init=False, repr=False, compare=False)
     _written: Any = field(default=None, init=False, repr=False, compare=False)
     _fleet: Any = field(default=None, init=False, repr=False, compare=False)
     _loop: Any = field(default=None, init=False, repr=False, compare=False)
@@ -88,12 +77,11 @@ class VLLMServers(VLLMSettings):
             processor.bind(self.renderer)
         before, self._written = self._written, _write(policy.weights(), Path(self.exchange), policy.version)
         try:
-            self._call(self._fleet.give(self._written.name, self._syncs % self.check_every == 0), "giving weights")
+            self._call(self._fleet.give(self._written.name, self._due), "giving weights")
         finally:
             if before is not None:
                 shutil.rmtree(before, ignore_errors=True)
-        self._version, self._syncs = policy.version, self._syncs + 1
-        self._given = policy.fingerprint() if hasattr(policy, "fingerprint") else {}
+        self._took(policy)
 
     def _open(self) -> None:
         try:
@@ -107,10 +95,6 @@ class VLLMServers(VLLMSettings):
             return await Fleet(self.urls, self.patience).__aenter__()
 
         self._fleet = self._call(fleet(), "opening connections")
-
-    def fingerprint(self) -> dict[str, int]:
-        """The policy's own checksums, as they were when the servers took its weights."""
-        return self._given
 
     def close(self) -> None:
         """Leave the servers as they are; samples under way fail."""

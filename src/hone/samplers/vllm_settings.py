@@ -1,4 +1,4 @@
-"""What is set alike for vLLM in this process and for its servers."""
+"""What is alike for vLLM in this process and for its servers: settings, and what is known of the weights they have."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ class VLLMSettings:
         context: Most tokens of a context and its continuation; None for as many as the model has positions.
         memory: Fraction of a device's memory, of the host's on a CPU, for the engine's weights and cache.
         engine: Further arguments of vLLM's ``EngineArgs``, as they are: ``enforce_eager``, ``kv_cache_dtype``,
-            ``kv_cache_memory_bytes``, ``max_num_batched_tokens``, ``speculative_config``, ``quantization``.
+            ``kv_cache_memory_bytes``, ``max_num_batched_tokens``, ``speculative_config``, ``quantization``; of a server
+            ``tensor_parallel_size`` too.
         correction: The weight that training multiplies by where its objective has none that corrects sampling; None
             for none.
         check_every: Syncs between comparisons of the engine's weights with what it was sent; the first is compared.
@@ -38,6 +39,11 @@ class VLLMSettings:
     check_every: int = Field(10, ge=1)
     patience: float | None = Field(600.0, gt=0)
     processors: list[Processor] = field(default_factory=list)
+
+    renderer: Any = field(default=None, init=False, repr=False, compare=False)
+    _version: int = field(default=0, init=False, repr=False, compare=False)
+    _given: dict[str, int] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _syncs: int = field(default=0, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         adapters(self.processors)
@@ -55,6 +61,20 @@ class VLLMSettings:
                 "sampler: vLLM samples for one training process, and this run has several; take sampler: native, or "
                 "train in one process beside servers of `hone serve`"
             )
+
+    @property
+    def _due(self) -> bool:
+        """Whether the weights that are given now are compared with what arrives."""
+        return self._syncs % self.check_every == 0
+
+    def _took(self, policy: Any) -> None:
+        """Remember whose weights are there now."""
+        self._version, self._syncs = policy.version, self._syncs + 1
+        self._given = policy.fingerprint() if hasattr(policy, "fingerprint") else {}
+
+    def fingerprint(self) -> dict[str, int]:
+        """The policy's own checksums, as they were when its weights were taken."""
+        return self._given
 
     def arguments(self, dtype: str) -> dict[str, Any]:
         """These settings as arguments of vLLM's ``EngineArgs``."""
