@@ -1,6 +1,7 @@
 import asyncio
 import multiprocessing
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -26,10 +27,11 @@ def said(text, task=TASK):
 def ask(pool, *texts):
     """The scores of several responses, judged at once."""
 
-    async def all_of_them():
-        return await asyncio.gather(*(pool(TASK, said(text)) for text in texts))
+    return asyncio.run(asked(pool, *texts))
 
-    return asyncio.run(all_of_them())
+
+async def asked(pool, *texts):
+    return await asyncio.gather(*(pool(TASK, said(text)) for text in texts))
 
 
 def gone(pid):
@@ -126,6 +128,30 @@ def test_a_worker_that_dies_between_verdicts_is_replaced():
         assert all(score.value not in (None, pid) for score in second)
     assert gone(pid)
     assert all(gone(int(score.value)) for score in second)
+
+
+def test_no_verdict_is_lost_however_workers_are_killed():
+    def kill(at_random=random.Random(0)):
+        while not over.wait(at_random.uniform(0, 0.3)):
+            for worker in multiprocessing.active_children():
+                if at_random.random() < 0.5:
+                    os.kill(worker.pid, signal.SIGKILL)
+
+    over = threading.Event()
+    with VerifierPool(misbehave, workers=2) as pool:
+        assert ask(pool, "true")[0].value == 1
+        killer = threading.Thread(target=kill)
+        killer.start()
+        end = time.monotonic() + 6
+        scores = []
+        while time.monotonic() < end:
+            scores += asyncio.run(asyncio.wait_for(asked(pool, *["true"] * 4), 60))
+        over.set()
+        killer.join()
+        assert [score.value for score in ask(pool, *["true"] * 8)] == [1.0] * 8
+    kinds = {score.error.partition(":")[0] for score in scores if score.error}
+    assert kinds <= {"ProcessExpired", "BrokenProcessPool"}
+    assert any(score.value == 1 for score in scores)
 
 
 def test_preparation_is_not_on_the_clock():

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import pickle
-import signal
-import threading
-import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future, InvalidStateError, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from queue import SimpleQueue
 from typing import Any
 
 import cloudpickle
 import pebble
 
 from hone.types import Score, Task, Trajectory
+from hone.verifiers.lane import Lane, UnreadyError
 from hone.verifiers.verdict import failed
-from hone.verifiers.workers import Workers, judge, prepare
 
 _ATTEMPTS = 3
-_GRACE = 10.0
-_GLANCE = 0.25
 _CLOSED = "the verifier pool is closed"
 
 
@@ -33,7 +30,7 @@ class VerifierPool:
     pool needs the usual ``if __name__ == "__main__":``. A verifier that was defined in a notebook or a script goes to
     them by value, any other by its name. Before its first verdict a worker calls the verifier's ``prepare()``, if it
     has one, to import what is slow to import: this is never counted against a verdict's time, and has a limit of its
-    own. If no worker is ready within that, this and all further verdicts are errors. What a verifier starts in other
+    own. If a worker is not ready within that, this and all further verdicts are errors. What a verifier starts in other
     processes is killed with its worker.
 
     Args:
@@ -58,17 +55,16 @@ class VerifierPool:
         memory_gb: float | None = 4.0,
         prepare_timeout: float | None = 120.0,
     ):
-        self._workers, self._timeout = workers, timeout
-        self._setup = (cloudpickle.dumps(verifier), timeout + _GRACE, memory_gb)
-        self._lock = threading.Lock()
-        self._pending: set[Future[Score]] = set()
-        self._last_settled = 0.0
-        self._unready: _UnreadyError | None = None
+        self._timeout = timeout
+        limits = {"timeout": timeout, "memory_gb": memory_gb, "prepare_timeout": prepare_timeout}
+        pickled = cloudpickle.dumps(verifier)
+        self._lanes = [Lane(pickled, **limits) for _ in range(workers)]
+        self._idle: SimpleQueue[Lane] = SimpleQueue()
+        for lane in self._lanes:
+            self._idle.put(lane)
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="hone-verify")
+        self._unready: UnreadyError | None = None
         self._closed = False
-        self._over = threading.Event()
-        self._pool = self._start()
-        if prepare_timeout is not None:
-            threading.Thread(target=self._watch, args=(prepare_timeout,), name="hone-verify", daemon=True).start()
 
     async def __call__(self, task: Task, trajectory: Trajectory) -> Score:
         """Judge in a worker.
@@ -76,35 +72,23 @@ class VerifierPool:
         Raises:
             RuntimeError: The pool is closed.
         """
+        if self._closed:
+            raise RuntimeError(_CLOSED)
         try:
             question = pickle.dumps((task, trajectory))
         except Exception as error:
             return failed(error)
-        for _ in range(_ATTEMPTS):
-            future = self._submit(question)
-            try:
-                return await asyncio.wrap_future(future)
-            except TimeoutError:
-                return failed(f"TimeoutError: no verdict within {self._timeout:g} s")
-            except pebble.ProcessExpired as error:
-                return failed(f"ProcessExpired: the worker died while judging, exit code {error.exitcode}")
-            except BrokenProcessPool:
-                # A worker died between two verdicts, or just as it took one, and pebble gave up all of them.
-                if self._closed:
-                    return failed(RuntimeError(_CLOSED))
-            except _UnreadyError as error:
-                return failed(str(error))
-            except Exception as error:
-                return failed(RuntimeError(_CLOSED) if self._closed else error)
-        return failed("BrokenProcessPool: workers die before they judge; see what they wrote to stderr")
+        answer: Future[Score] = Future()
+        self._threads.submit(self._settle, question, answer)
+        return await asyncio.wrap_future(answer)
 
     def close(self) -> None:
         """Kill the workers; verdicts still awaited become errors. The pool cannot be used again."""
-        with self._lock:
-            if not self._closed:
-                self._closed = True
-                self._over.set()
-                self._stop(RuntimeError(_CLOSED))
+        if not self._closed:
+            self._closed = True
+            self._threads.shutdown()
+            for lane in self._lanes:
+                lane.stop()
 
     def __enter__(self) -> VerifierPool:
         return self
@@ -112,65 +96,36 @@ class VerifierPool:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _submit(self, question: bytes) -> Future[Score]:
-        with self._lock:
-            if self._closed:
-                raise RuntimeError(_CLOSED)
-            if self._unready:
-                future: Future[Score] = Future()
-                future.set_exception(self._unready)
-                return future
-            if not self._pool.active:
-                self._stop(BrokenProcessPool("the workers died"))
-                self._pool = self._start()
-            future = self._pool.schedule(judge, (question,), timeout=self._timeout)
-            self._pending.add(future)
-        future.add_done_callback(self._settle)
-        return future
-
-    def _settle(self, future: Future[Score]) -> None:
-        self._pending.discard(future)
-        self._last_settled = time.monotonic()
-
-    def _start(self) -> pebble.ProcessPool:
-        pool = pebble.ProcessPool(self._workers, initializer=prepare, initargs=self._setup, context=Workers())
-        # Workers, and the threads that will restart them, inherit the mask: Ctrl-C is for the parent alone.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    def _settle(self, question: bytes, answer: Future[Score]) -> None:
+        """In a thread: get an answer from the worker that is free."""
+        lane = self._idle.get()
         try:
-            if not pool.active:  # asking starts the workers
-                raise RuntimeError("no worker process could be started")
+            score = self._judge(lane, question, answer.cancelled)
+        except BaseException as error:
+            score = failed(error)
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        return pool
+            self._idle.put(lane)
+        with suppress(InvalidStateError):  # cancelled
+            answer.set_result(score)
 
-    def _stop(self, reason: Exception) -> None:
-        """Stop the processes, and settle what pebble leaves unsettled."""
-        self._pool.stop()
-        self._pool.join()
-        for future in list(self._pending):
-            if not future.done():
-                future.set_exception(reason)
-
-    def _watch(self, limit: float) -> None:
-        """Give up workers that do not get ready. One that is ready has either nothing to do, or a verdict's limit."""
-        waited, seen = 0.0, self._last_settled
-        while not self._over.wait(_GLANCE):
-            pending = list(self._pending)
-            if not pending or seen != self._last_settled or any(future.running() for future in pending):
-                waited, seen = 0.0, self._last_settled
+    def _judge(self, lane: Lane, question: bytes, cancelled: Callable[[], bool]) -> Score:
+        for _ in range(_ATTEMPTS):
+            if self._unready:
+                return failed(str(self._unready))
+            try:
+                return lane.ask(question, given_up=lambda: self._closed or cancelled())
+            except CancelledError:
+                return failed(RuntimeError(_CLOSED))
+            except TimeoutError:
+                return failed(f"TimeoutError: no verdict within {self._timeout:g} s")
+            except pebble.ProcessExpired as error:
+                return failed(f"ProcessExpired: the worker died while judging, exit code {error.exitcode}")
+            except UnreadyError as error:
+                self._unready = error
+                return failed(str(error))
+            except BrokenProcessPool:
                 continue
-            waited += _GLANCE  # a clock that stands still while this process is stopped
-            if waited >= limit:
-                with self._lock:
-                    if not self._closed:
-                        told = f"TimeoutError: the verifier was not prepared within {limit:g} s (prepare_timeout)"
-                        self._unready = _UnreadyError(told)
-                        self._stop(self._unready)
-                return
-
-
-class _UnreadyError(Exception):
-    """No worker got ready in time."""
+        return failed("BrokenProcessPool: workers die before they judge; see what they wrote to stderr")
 
 
 class Pools:
