@@ -87,10 +87,11 @@ def main(deed, timeout):
     import asyncio
 
     from hone.types import Segment, Task, Trajectory
-    from hone.verifiers import pool as module
+    from hone.verifiers import lane
+    from hone.verifiers.pool import VerifierPool
 
-    module._GRACE = 0.0
-    pool = module.VerifierPool(breed, workers=1, timeout=timeout)
+    lane._GRACE = 0.0
+    pool = VerifierPool(breed, workers=1, timeout=timeout)
     task = Task("t", [])
 
     def ask(text):
