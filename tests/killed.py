@@ -67,7 +67,7 @@ def places():
     save = torch.save
     return [
         ("sampling", NativeSampler, "_decode", None),
-        ("asking a verifier", VerifierPool, "_submit", None),
+        ("asking a verifier", VerifierPool, "_settle", None),
         ("a verdict", Trajectory, "judge", None),
         ("an optimiser step", Learner, "_step", None),
         ("the weights' advance", CausalLM, "advance", None),
