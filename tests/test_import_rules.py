@@ -19,11 +19,11 @@ ROOMS = [
     {"types", "keys", "params", "state", "dealing"},
     {"seats"},
     {"math", "collate", "masks", "sections", "ranks", "prompts", "synthesis", "checksums", "shards", "peaks"}
-    | {"hangs"},
+    | {"hangs", "records"},
     {"objectives", "policies", "samplers", "tasks", "envs", "verifiers", "hooks", "writers", "papers", "guards"}
     | {"engines"},
     {"collect", "learner", "checkpoint", "session", "folder", "origin", "trainer", "runtime", "report"}
-    | {"recovery", "interrupt", "judging", "sharing", "snapshot", "planning"},
+    | {"recovery", "interrupt", "judging", "sharing", "snapshot", "planning", "ahead"},
     {"registry", "parts", "build", "document", "config", "schema", "order", "check"}
     | {"candidates", "ledger", "evaluation", "scoring", "fitting", "serving"},
     {"cli", "commands"},

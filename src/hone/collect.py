@@ -58,13 +58,13 @@ class Collector:
         self.on_error, self.patience = on_error, patience
         self.seconds = {"sample": 0.0, "verify": 0.0}
         self._pools = Pools(**limits)
-        self._last = self._pools.of(verifier)  # its workers start while the model loads
+        self._pools.of(verifier)  # its workers start while the model loads
         self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
         self._loop = self._runner.get_loop()
         self._closing = asyncio.Event()
         self._thread = threading.Thread(target=self._serve, name="hone-collect", daemon=True)
         self._thread.start()
-        self._playing: Any = None
+        self._awaited: set[Any] = set()
         self._plays: list[asyncio.Task[None]] = []
         self._lengths = Lengths()
         self._cancelled = False
@@ -97,8 +97,7 @@ class Collector:
             HangError: If it takes longer than ``patience``.
         """
         started = time.perf_counter()
-        self._last = self._pools.of(verifier or self.verifier)
-        judging = Judge(self._last, self.on_error)
+        judging = Judge(self._pools.of(verifier or self.verifier), self.on_error)
         share = Share(self._lengths.expected(tasks), self._room(n))
 
         def own() -> dict[int, Group]:
@@ -127,9 +126,9 @@ class Collector:
         """
         return self._await(work)
 
-    def judge(self, trajectories: Sequence[Trajectory]) -> list[Score]:
-        """Verdicts of the verifier of the last :meth:`play` on trajectories, which stay as they are."""
-        pool = self._last
+    def judge(self, trajectories: Sequence[Trajectory], verifier: Verifier | None = None) -> list[Score]:
+        """Verdicts on trajectories, which stay as they are; of the collector's own verifier if no other is given."""
+        pool = self._pools.of(verifier or self.verifier)
 
         async def judged() -> list[Score]:
             return list(await asyncio.gather(*(pool(t.task, t) for t in trajectories)))
@@ -138,20 +137,21 @@ class Collector:
 
     def _await(self, work: Coroutine[Any, Any, T], hanging: Callable[[], str] | None = None) -> T:
         """What a coroutine gives; ``hanging`` says what is waited for when there is a limit and it has passed."""
-        self._playing = asyncio.run_coroutine_threadsafe(work, self._loop)
+        awaited = asyncio.run_coroutine_threadsafe(work, self._loop)
+        self._awaited.add(awaited)
         try:
             if self._cancelled:
-                self._playing.cancel()
-            return self._playing.result(self.patience if hanging else None)
+                awaited.cancel()
+            return awaited.result(self.patience if hanging else None)
         except TimeoutError:
-            if self._playing.done():  # it is an error of what was played
+            if awaited.done():  # it is an error of what was played
                 raise
             raise hangs.told(hanging(), self.patience, "limits.sampling") from None
         except CancelledError:
             raise Interrupted("playing was cancelled") from None
         finally:
-            self._playing.cancel()  # if this thread stops waiting, so does the work
-            self._playing = None
+            awaited.cancel()  # if this thread stops waiting, so does the work
+            self._awaited.discard(awaited)
 
     def _hanging(self, judging: Judge) -> str:
         """What playing still waits for."""
@@ -165,8 +165,8 @@ class Collector:
     def cancel(self) -> None:
         """Make :meth:`play` raise :class:`Interrupted`, now and from now on. For signal handlers and threads."""
         self._cancelled = True
-        if self._playing is not None:
-            self._playing.cancel()
+        for awaited in list(self._awaited):
+            awaited.cancel()
 
     def close(self) -> None:
         """Stop the workers and the loop, and whatever still plays in it."""

@@ -62,6 +62,9 @@ class Config(BaseModel):
         siblings: Trajectories per group.
         max_rounds: Rounds of sampling in which a step may replace groups that the gate dropped (DAPO's dynamic
             sampling); 1 trains on what the first one gave.
+        max_staleness: Most updates by which the weights that sample may be older than those that are trained; 0
+            samples and updates in turn, and with k the next k steps are sampled while a step is trained on
+            (:mod:`hone.ahead`). An objective without an importance weight is given one.
         advantage: Gives credit to trajectories from their rewards.
         gate: Which groups are kept.
         shapers: Change rewards or withdraw trajectories of kept groups, in this order.
@@ -94,6 +97,7 @@ class Config(BaseModel):
     prompts: int = Field(8, ge=1)
     siblings: int = Field(8, ge=1)
     max_rounds: int = Field(1, ge=1)
+    max_staleness: int = Field(0, ge=0)
     advantage: seats.Advantage = _named("advantage", "zscore")
     gate: seats.Gate = _named("gate", "informative")
     shapers: list[seats.Shaper] = Field(default_factory=list)
@@ -117,7 +121,7 @@ class Config(BaseModel):
         if "model" in values:
             values["model"] = _long_model(values["model"])
         make(type(self), values, construct=super().__init__)
-        self.objective = fitting.corrected(self.objective, self.sampler)
+        self.objective = fitting.corrected(self.objective, self.sampler, stale=self.max_staleness > 0)
         if conflicts := list(self._conflicts()):
             raise ConfigError(conflicts)
         self.eval = dict(self._with_sampling(values.get("eval")))
@@ -210,6 +214,8 @@ class Config(BaseModel):
                 "vocabulary; set them only in the sampling of eval"
             )
         yield from fitting.unfit_processors(self.objective, self.sampler)
+        if self.max_staleness:
+            yield from fitting.unfit_ahead(self.model, [self.tasks, *(part.tasks for part in self.eval.values())])
         for field in ("advantage", "gate"):
             spec = describe(getattr(self, field))
             name = spec if isinstance(spec, str) else next(iter(spec))

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import copy
 
 from hone.build import describe
-from hone.seats import Objective, Sampler
+from hone.seats import Objective, Policy, Sampler, TaskSource
 
 
-def corrected(objective: Objective, sampler: Sampler) -> Objective:
-    """The objective, with the weight that the sampler brings (``correction``) if it has none that corrects sampling."""
+def corrected(objective: Objective, sampler: Sampler, *, stale: bool) -> Objective:
+    """The objective, with a weight that corrects sampling if it has none and needs one.
+
+    That is the one which the sampler brings (``correction``); else, where weights sample that are older than those
+    which are trained (``stale``), truncated importance.
+    """
     correction = getattr(sampler, "correction", None)
+    if stale and not hasattr(sampler, "correction"):
+        from hone.math.mismatch import truncated_importance as correction
     if correction is None or not hasattr(objective, "weights") or _corrects(objective):
         return objective
     objective = copy(objective)
@@ -31,6 +37,20 @@ def unfit_processors(objective: Objective, sampler: Sampler) -> Iterator[str]:
             yield (
                 f"{where}: what it imposes trains with another probability than the policy's; add "
                 "truncated_importance or masked_importance to objective.policy_gradient.weights"
+            )
+
+
+def unfit_ahead(model: Policy, tasks: Sequence[TaskSource]) -> Iterator[str]:
+    """Why these cannot play ahead of the updates (``max_staleness``)."""
+    from hone.session import within
+
+    if not hasattr(model, "twin"):
+        yield f"max_staleness: a {type(model).__name__} has no twin() to sample from while it learns; set 0"
+    for source in (found for given in tasks for found in within(given)):
+        if getattr(source, "follows_policy", False):
+            yield (
+                f"max_staleness: {type(source).__name__} makes its tasks by the policy as it is, which an update then "
+                "changes meanwhile; set 0, or have it make its tasks before (refresh: 0)"
             )
 
 

@@ -162,7 +162,11 @@ class Learner:
     def _batches(self, groups: Sequence[Group]) -> list[Batch]:
         """The micro-batches of this process."""
         how = {"tokens": self.settings.tokens, "temperature": self.temperature}
-        return collate.share(groups, self.policy, **how, hand=ranks.index(), hands=ranks.count())
+        batches = collate.share(groups, self.policy, **how, hand=ranks.index(), hands=ranks.count())
+        if any(trajectory.version != self.policy.version for group in groups for trajectory in group):
+            for batch in batches:
+                batch.sampled_entropies = None  # of older weights
+        return batches
 
     @torch.no_grad()
     def _score(self, batch: Batch) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hone import checkpoint, ranks
@@ -28,13 +28,14 @@ class Recovery:
     Args:
         learner: Makes the updates.
         patience: Seconds for one; None for no limit.
+        left: Called when a run has left its weights for others.
 
     Attributes:
         updating: Whether an update is under way, or was when an error ended it.
     """
 
-    def __init__(self, learner: Learner, patience: float | None) -> None:
-        self.learner, self.patience = learner, patience
+    def __init__(self, learner: Learner, patience: float | None, left: Callable[[], None] = lambda: None) -> None:
+        self.learner, self.patience, self.left = learner, patience, left
         self.updating = False
         self._returned: int | None = None
         """The step whose weights the run went back to, until a step has logged it."""
@@ -89,4 +90,5 @@ class Recovery:
         self.learner.load_state_dict(self.learner.state_dict() | moments)
         self._returned = saved["step"]
         log.warning("%s: went back to the weights of %s", why, path)
+        self.left()
         return True

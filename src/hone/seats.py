@@ -29,7 +29,8 @@ class TaskSource(Protocol):
 
     A source that makes its tasks by playing others also has ``bind(player)``, which is called once the weights are
     there, and ``make(report)``, which plays until its data set is whole and returns what it did, under the command that
-    its attribute ``command`` names. Never bound, it still gives tasks, and plays nothing.
+    its attribute ``command`` names. Never bound, it still gives tasks, and plays nothing. One that plays by the policy
+    as it is in training has a true ``follows_policy``: then nothing is played ahead.
 
     One that reads files may have ``fingerprint()``, which names them, each with a hash of what is in it: a run that is
     resumed on other data is refused.
@@ -116,6 +117,7 @@ class Sampler(Protocol):
     It may have ``fingerprint()``: :mod:`~hone.checksums` of the weights that it samples from, by the policy's names;
     ``rest()``, called when nothing is sampled until the next sync, or for long; and ``correction``, the weight that an
     objective is given if it has none that makes up for a sampler whose probabilities are not quite the policy's.
+    ``copies = True`` says that ``sync`` copies weights; if not, a policy that learns meanwhile is synced as a ``twin()``.
     """
 
     renderer: Renderer
@@ -156,6 +158,7 @@ class Policy(Protocol):
     whether a row may hold more than one branch; ``packs``, whether several groups stand in a row at no other cost than
     that of their steps, and then rows come to ``encode`` one at a time. ``advance`` is called after each optimiser
     step: the updated ``parameters`` take effect and ``version`` counts one up. ``frozen_copy`` is the reference.
+    For sampling meanwhile it has ``twin()``: a copy, whose ``follow(policy)`` takes weights and version, and gives it.
     Engines beside it want ``weights()``, all of them by the names of a checkpoint, and ``outline(folder)``, which
     writes configuration and tokenizer.
 

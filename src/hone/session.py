@@ -40,6 +40,8 @@ class Session:
         self.sampled = 0
         self._closing = ExitStack()
         self._published: int | None = None
+        self._copy: Any = None
+        """What the sampler has instead of the policy itself, once it is detached."""
         self._fingerprint: tuple[int, str] | None = None
 
     def __enter__(self) -> Session:
@@ -71,18 +73,29 @@ class Session:
         closing.callback(self.collector.close)
         config.engine.load(self.policy, runtime.device(config.device))
         self.policy.version = 0
-        self._published = None
+        self._published = self._copy = None
         self.publish()
         for source in every:
             if hasattr(source, "bind"):
                 source.bind(self)
                 _bound[id(source)] = source
 
-    def publish(self) -> None:
-        """Give the sampler the weights as they are, if it has others."""
-        if self.policy.version != self._published:
-            self.sampler.sync(self.policy)
-            self._published = self.policy.version
+    def publish(self, policy: Any = None) -> None:
+        """Give the sampler the weights as they are, or as a copy of the policy has them, if it has others."""
+        policy = policy or self.policy
+        if policy.version != self._published:
+            self.sampler.sync(self._copy.follow(policy) if self._copy else policy)
+            self._published = policy.version
+
+    def detach(self) -> None:
+        """Have the sampler sample from weights of its own, which the policy's update leaves as they are."""
+        if not getattr(self.sampler, "copies", False):
+            self._copy, self._published = self.policy.twin(), None
+            self.publish()
+
+    def up_to_date(self) -> bool:
+        """Whether the sampler has the weights as they are."""
+        return self.policy.version == self._published
 
     def rest(self) -> None:
         """Tell the sampler that nothing is sampled for a while."""
@@ -108,9 +121,9 @@ class Session:
         self.sampled += sum(group.generated for group in groups)
         return groups
 
-    def judge(self, trajectories: Sequence[Trajectory]) -> list[Score]:
-        """Judge what was played last again; see :meth:`hone.collect.Collector.judge`."""
-        return self.collector.judge(trajectories)
+    def judge(self, trajectories: Sequence[Trajectory], verifier: Verifier | None = None) -> list[Score]:
+        """Judge what was played again; see :meth:`hone.collect.Collector.judge`."""
+        return self.collector.judge(trajectories, verifier)
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
         """Await a coroutine where the sampler samples; see :meth:`hone.collect.Collector.run`."""

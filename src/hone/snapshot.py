@@ -50,7 +50,7 @@ def restore(trainer: Any, path: Path) -> None:
     trainer.learner.load_state_dict(saved["learner"])
     state.step = saved["step"]
     trainer.enter_stage()
-    trainer.stage.tasks.load_state_dict(saved["tasks"])
+    trainer.ahead.load_state_dict(saved)
     for name, hook in _named(trainer.hooks):
         if name in saved["hooks"]:  # else it is new to the run
             hook.load_state_dict(saved["hooks"][name])
@@ -62,7 +62,7 @@ def restore(trainer: Any, path: Path) -> None:
 def parts(trainer: Any) -> dict[str, Any]:
     """The states of what the run was given."""
     hooks = {name: hook.state_dict() for name, hook in _named(trainer.hooks)}
-    return {"tasks": trainer.stage.tasks.state_dict(), "hooks": hooks}
+    return trainer.ahead.state_dict() | {"hooks": hooks}
 
 
 def _named(hooks: Sequence[Hook]) -> Iterator[tuple[str, Hook]]:

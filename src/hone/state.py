@@ -28,6 +28,8 @@ class State:
         restart: ``restart(optimizer=..., schedule=...)``: forgets the moments; starts the learning rate's course anew.
         stop: Set to a reason to end the run after this step.
         rewards: Of ``groups``, as judged, before any shaping.
+        version: Of the weights that sampled ``groups``; None before any are there.
+        verifier: That judged them; None for the session's own.
         session, learner: The :class:`~hone.session.Session` and :class:`~hone.learner.Learner`, for hooks that look on.
     """
 
@@ -45,5 +47,7 @@ class State:
     restart: Callable[..., None] | None = None
     stop: str | None = None
     rewards: list[list[float | None]] = field(default_factory=list)
+    version: int | None = None
+    verifier: Any = None
     session: Any = None
     learner: Any = None

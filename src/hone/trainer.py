@@ -6,13 +6,12 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from hone import checkpoint, folder, origin, peaks, ranks, runtime, snapshot
+from hone.ahead import Ahead
 from hone.collect import Interrupted, described
 from hone.guards import rewards
 from hone.hangs import HangError
@@ -89,6 +88,7 @@ class Trainer:
                 folder.write_settings(self.folder, self.config.dump())
             closing.enter_context(self.session)
             self._load()
+            closing.callback(self.ahead.close)
             for hook in reversed(self.hooks):
                 closing.callback(self._call, hook, "on_end")
             if start is not None:
@@ -103,7 +103,7 @@ class Trainer:
                 if not self._attempt():
                     break
                 self._tell("on_step")
-                self.session.publish()  # a hook may have changed the weights
+                self.ahead.publish()  # a hook may have changed the weights
             if self.state.stop:
                 self._tell("on_stop")
             if self.interrupted:
@@ -115,13 +115,12 @@ class Trainer:
     def _attempt(self) -> bool:
         """Make a step, or leave everything as if it had not begun; whether it was made."""
         self.enter_stage()
-        cursor = self.stage.tasks.state_dict()
         try:
             return self._step()
         except (Interrupted, VerificationError, Refusal, HangError) as error:
             if self.recovery.updating:
                 raise  # the weights are of no whole step
-            self.stage.tasks.load_state_dict(cursor)
+            self.ahead.undo()
             self.interrupted = any(ranks.each(lambda: self.interrupted or self._asked))
             if not isinstance(error, Interrupted):
                 kept = f"saved in {self._save()}" if self.state.step else "there are none"
@@ -129,7 +128,7 @@ class Trainer:
             if not self.interrupted:
                 raise
         except FloatingPointError as error:  # of the sampler, whose logits are no numbers
-            self.stage.tasks.load_state_dict(cursor)
+            self.ahead.undo()
             if self.recovery.updating or not self.recovery.follow(str(error), self.state, self.stage.update.on_bad):
                 raise
             self.session.publish()  # the weights that it went back to
@@ -139,7 +138,10 @@ class Trainer:
     def _step(self) -> bool:
         """One round of sampling and updating; False if there was nothing left to play."""
         started, aside, _ = time.perf_counter(), self.session.sampled, peaks.peak()
-        groups, kept, seconds = self._collect()
+        coming = self.ahead.take()
+        groups, kept, seconds = coming.groups, coming.kept, coming.seconds
+        if coming.ended:
+            self.state.stop = "the task source has no more tasks"
         if not groups:
             return False
         if self.state.step == 0 or len(groups) >= max(2, self.stage.prompts):  # one, or a few at the end, may be bad
@@ -148,7 +150,7 @@ class Trainer:
         if self.session.sampled > aside:
             metrics["tokens/aside"] = self.session.sampled - aside
         chosen = [group for group, keep in zip(groups, kept, strict=True) if keep]
-        self.state.groups, self.state.kept = groups, kept
+        self.state.groups, self.state.kept, self.state.version = groups, kept, coming.version
         self.state.rewards = [[t.reward for t in group] for group in groups]
         if odd := rewards.finite(self.state.rewards):
             raise Refusal(str(odd))
@@ -158,35 +160,13 @@ class Trainer:
         metrics["tokens/trained"] = sum(t.trained for group in chosen for t in group if t.reward is not None)
         updating = time.perf_counter()
         metrics |= self.recovery.update(chosen, self.state, self.stage.update.on_bad)
-        self.session.publish()
+        self.ahead.trained()
         seconds |= {"update": (ended := time.perf_counter()) - updating, "step": ended - started}
         seconds = ranks.first(lambda: seconds)
         self.state.step += 1
-        metrics |= {"memory/update": max(ranks.each(peaks.peak))}
+        metrics |= {"memory/update": max(ranks.each(peaks.peak))} | self.ahead.told(coming, metrics)
         self.state.metrics = metrics | {f"time/{name}": value for name, value in seconds.items()}
         return True
-
-    def _collect(self) -> tuple[list[Group], list[bool], dict[str, float]]:
-        """Play groups until enough pass the gate, at most ``max_rounds`` times (DAPO's dynamic sampling)."""
-        stage, groups, kept = self.stage, [], []
-        seconds = {"sample": 0.0, "verify": 0.0}
-        once = stage.update.minibatches * stage.update.epochs == 1  # later optimiser steps have other weights
-        entropies = stage.sampling.entropies or (once and getattr(stage.objective, "reads_entropies", False))
-        params = replace(stage.sampling, seed=stage.seed, entropies=entropies)
-        for turn in range(stage.max_rounds):
-            wanted = stage.prompts - sum(kept)
-            tasks = list(islice(stage.tasks, wanted))
-            if not tasks:
-                break
-            keyed = params.keyed("train", self.state.step, turn)
-            played = self.session.collector.play(tasks, stage.siblings, keyed, stage.verifier, stage.environment)
-            groups += played
-            kept += [stage.gate(group) for group in played]
-            seconds = {name: total + self.session.collector.seconds[name] for name, total in seconds.items()}
-        if len(tasks) < wanted:
-            self.state.stop = "the task source has no more tasks"
-        self.session.rest()
-        return groups, kept, seconds
 
     def _credit(self, groups: Sequence[Group]) -> None:
         """From rewards to advantages."""
@@ -202,6 +182,7 @@ class Trainer:
         learner = self.learner
         learner.objective, learner.settings = self.stage.objective, self.stage.update
         learner.temperature = self.stage.sampling.temperature
+        self.state.verifier = self.stage.verifier
 
     def _load(self) -> None:
         """Bring up the learner, the reference, and what hooks see."""
@@ -219,14 +200,15 @@ class Trainer:
             self._desk,
             self.policy,
             reference=self.reference,
-            play=self.session.collector.play,
             save=self._save,
             anchor=self._anchor,
             restart=self.learner.restart,
             session=self.session,
             learner=self.learner,
         )
-        self.recovery = Recovery(self.learner, config.limits.update)
+        self.ahead = Ahead(config, self.session, self.state)
+        self.state.play = self.ahead.play
+        self.recovery = Recovery(self.learner, config.limits.update, self.ahead.drop)
         self.enter_stage()
 
     def _anchor(self, weights: Mapping[str, Any] | None = None) -> None:

@@ -125,7 +125,7 @@ def test_weights_that_do_not_reach_the_sampler(fit, monkeypatch):
             plain(self, once[0])
 
     monkeypatch.setattr(NativeSampler, "sync", sync)
-    refused(fit, r"weights: .*sampled by the weights of update 0, the policy is at update 1.*stale", step=2)
+    refused(fit, r"weights: .*sampled by the weights of update 0, and were to be by those of update 1.*stale", step=2)
 
 
 def test_weights_that_do_not_reach_the_sampler_though_it_says_so(fit, monkeypatch):

@@ -66,6 +66,8 @@ class Guard:
     (``siblings``), advantages follow rewards (``credit``), which are not all the same (``constant``) or without verdict
     (``missing``), metrics stay in their ``bands``, and ``memory`` does not grow.
 
+    Of what older weights have sampled, as ``max_staleness`` allows, the log-probabilities are not compared.
+
     A finding that stops a run does so before the update that it is about, if it can: that step is not made, and those
     before it are saved. Each step logs ``guard/findings``, and a finding ``guard/<check>``.
 
@@ -100,6 +102,8 @@ class Guard:
     def _begin(self) -> None:
         self._due, self._whole = True, True
         """Whether the costly checks are due out of turn, and whether the split is still to be tried."""
+        self._fresh = True
+        """Whether the policy's weights sampled what is trained on: by older ones its log-probabilities are others."""
         self._memory: dict[str, deque[float]] = {}
         self._told: dict[str, int] = {}
         """The step at which a check was last told of."""
@@ -121,6 +125,7 @@ class Guard:
         Raises:
             Refusal: If something is found that stops the run.
         """
+        self._fresh = state.version in (None, state.policy.version)
         judged = [group for group in state.groups if any(t.trained and t.reward is not None for t in group)]
         self._tell(self._cheap(state), state, ahead=True)
         regular = self.every and (state.step + 1) % self.every == 0
@@ -158,15 +163,15 @@ class Guard:
         yield siblings(state.groups)
         yield credit([group for group, keep in zip(state.groups, state.kept, strict=True) if keep])
         trained = [t for group in self._kept(state) for t in group if t.trained and t.reward is not None]
-        yield weights.stale((t.version for t in trained), state.policy.version)
+        now = state.policy.version if state.version is None else state.version
+        yield weights.stale((t.version for t in trained), now)
 
     def _costly(self, state: State, judged: Sequence[Group]) -> Iterator[Finding | None]:
         """What is computed, on a few trajectories; the first finding that explains others comes first."""
         policy, learner = state.policy, state.learner
         yield weights.finite(policy.parameters())
-        if (own := getattr(policy, "fingerprint", None)) and (
-            held := getattr(state.session.sampler, "fingerprint", None)
-        ):
+        own, held = (getattr(part, "fingerprint", None) for part in (policy, state.session.sampler))
+        if own and held and state.session.up_to_date():
             yield weights.alike(own(), held())
         probe = few(judged)
         tolerance = getattr(policy, "tolerance", INEXACT)
@@ -175,7 +180,8 @@ class Guard:
         scorer = Scorer(policy, probe, tokens, heat)
         limit = self.mismatch or tolerance / 2
         yield repeatable(scorer, limit=limit)
-        yield agreement(scorer, limit=limit)
+        if self._fresh:
+            yield agreement(scorer, limit=limit)
         yield self._judged_again(state)
 
     def _split(self, state: State, kept: Sequence[Group]) -> Iterator[Finding | None]:
@@ -203,7 +209,7 @@ class Guard:
             return None
 
         def judge() -> list[float] | None:
-            values = [score.value for score in state.session.judge(chosen)]
+            values = [score.value for score in state.session.judge(chosen, state.verifier)]
             return None if None in values else values
 
         again = judge()
@@ -220,7 +226,7 @@ class Guard:
                 if math.isfinite(metrics[metric]):
                     self._before[metric] = [*before, metrics[metric]][-bands.WINDOW :]
         limit = self.mismatch or getattr(state.policy, "tolerance", INEXACT) / 2
-        self._due = self._due or not metrics.get("mismatch/abs", 0.0) <= limit  # looked into before the next update
+        self._due = self._due or (self._fresh and not metrics.get("mismatch/abs", 0.0) <= limit)  # before the next one
         for where, amount in memory.held().items():
             values = self._memory.setdefault(where, deque(maxlen=self.memory_window))
             values.append(amount)

@@ -13,11 +13,11 @@ from hone.shards import full
 
 
 def stale(versions: Iterable[int], now: int) -> Finding | None:
-    """Answers that were sampled by other weights than those that are about to be updated."""
+    """Answers that were sampled by other weights than those of ``now``, which were to sample them."""
     old = sorted({version for version in versions if version != now})
     if not old:
         return None
-    told = f"answers were sampled by the weights of update {old[0]}, the policy is at update {now}"
+    told = f"answers were sampled by the weights of update {old[0]}, and were to be by those of update {now}"
     return Finding("weights", told, "stale weights: the sampler was not synced behind an update", "sampler, its sync()")
 
 

@@ -179,6 +179,11 @@ class SynthRL:
             if hasattr(part, "bind"):
                 part.bind(player)
 
+    @property
+    def follows_policy(self) -> bool:
+        """Whether tasks are made in training, by the policy as it is."""
+        return self.refresh > 0
+
     def make(self, report: Callable[[str], None]) -> dict[str, Any]:
         """Synthesise from the first ``limit`` tasks of the source; the store grows with each batch.
 

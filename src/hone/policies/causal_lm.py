@@ -14,14 +14,13 @@ from torch import Tensor, nn
 
 from hone import masks
 from hone.checksums import checksums
-from hone.policies import handover, head, layers, layout, parity, precision, tree
+from hone.policies import copies, handover, head, layers, layout, parity, precision, tree
 from hone.policies.adapters import LoRA
 from hone.policies.chat import ChatRenderer
 from hone.policies.master import MasterWeights
 from hone.policies.reference import FrozenLM
 from hone.policies.weights import locate
 from hone.seats import Row, settings
-from hone.shards import full
 from hone.types import Batch, Scores
 
 Shard = Callable[[nn.Module, Iterable[nn.Module], Callable[..., Any]], Callable[..., Any]]
@@ -113,15 +112,20 @@ class CausalLM:
         self._score = self._shard(self.model, layers.blocks(self.model), self._scored)
 
     def twin(self) -> CausalLM:
-        """A policy with a model of its own that has the same weights, all frozen."""
+        """A policy with a model of its own that has the same weights, and does not learn."""
         twin = copy.copy(self)
         twin.masters = twin._whole = None
-        twin.model = copy.deepcopy(self.whole().model).requires_grad_(False)
+        twin.model = copies.copied(self.whole().model)
         if self._shard is not None:
             twin._split()
         return twin
 
-    @torch.no_grad()
+    def follow(self, policy: CausalLM) -> CausalLM:
+        """Take over the weights that another trains, as they are now, where this one is its copy."""
+        copies.refresh(self.model, policy.model)
+        self.version = policy.version
+        return self
+
     def whole(self) -> CausalLM:
         """The policy with all weights in this process: itself, or its copy, brought up to date.
 
@@ -129,13 +133,7 @@ class CausalLM:
         """
         if self._whole is None:
             return self
-        if self._whole.version != self.version:
-            own = dict(self._whole.model.named_parameters())
-            for name, weight in self.model.named_parameters():
-                if weight.requires_grad:
-                    own[name].copy_(full(weight))
-            self._whole.version = self.version
-        return self._whole
+        return self._whole if self._whole.version == self.version else self._whole.follow(self)
 
     def _read(self, where: str) -> nn.Module:
         from transformers import AutoConfig, AutoModelForCausalLM
@@ -255,7 +253,8 @@ class CausalLM:
 
     def fingerprint(self) -> dict[str, int]:
         """Checksums of the trained weights, rounded as the model must hold them."""
-        return checksums(self.masters.rounded())
+        own = ((name, weight) for name, weight in self.model.named_parameters() if weight.requires_grad)
+        return checksums(self.masters.rounded() if self.masters else own)
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """All weights as the model computes with them; see :func:`hone.policies.handover.weights`."""

@@ -105,5 +105,5 @@ class FixedStep:
                 self._forward(*self._inputs, self._width)
         torch.cuda.current_stream(self._inputs.device).wait_stream(beside)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):  # an update may run in another
             self._logits = self._forward(*self._inputs, self._width)

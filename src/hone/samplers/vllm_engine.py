@@ -62,7 +62,7 @@ class VLLMSampler(VLLMSettings):
         self.accept(policy)
         if self._stepper is not None and (under_way := self._stepper.under_way):
             raise RuntimeError(f"sampler: the weights cannot change while {under_way} sequences are under way")
-        if policy is not self._policy:
+        if self._policy is None or policy.renderer is not self._policy.renderer:  # and no copy of the same
             self.close()
             self._start(policy)
         for processor in self.processors:

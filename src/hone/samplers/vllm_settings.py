@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import field
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -30,6 +30,8 @@ class VLLMSettings:
         patience: Seconds for the engine to start, and for it to take weights; None for no limit.
         processors: Those that have an adapter for vLLM, such as ``alphaone``.
     """
+
+    copies: ClassVar[bool] = True
 
     max_sequences: int = Field(256, ge=1)
     context: int | None = Field(None, ge=2)
