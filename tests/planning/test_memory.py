@@ -55,6 +55,25 @@ def test_a_reference_is_a_second_model_unless_adapters_train(tiny_config, gear):
     assert "reference" not in with_adapters["reference"].device
 
 
+def test_what_is_sampled_meanwhile_is_beside_the_update(tiny_config, gear):
+    """The cache and a copy of the weights; with servers the copies that wait for them, and no cache."""
+    apart, native = (phases(tiny_config(max_staleness=k), gear(gpu=True)) for k in (0, 2))
+    assert native["update"].device["older weights"] == 2 * 4 * WEIGHTS
+    assert native["update"].total == apart["update"].total + 2 * 4 * WEIGHTS + _sampled(apart)
+    servers = {"vllm_server": {"exchange": "/dev/shm/hone"}}
+    waiting = [phases(tiny_config(max_staleness=k, sampler=servers), gear())["update"].device for k in (1, 2)]
+    assert [found.get("older weights") for found in waiting] == [None, 4 * WEIGHTS]
+    assert "cache" not in waiting[0]
+    adapted = phases(tiny_config(max_staleness=1, model={"lora": {"rank": 2}}), gear())["update"]
+    assert 0 < adapted.device["older weights"] < 4 * WEIGHTS / 4
+    engine = phases(tiny_config(max_staleness=1, sampler={"vllm": {"memory": 0.25}}), gear(gpu=True))["update"]
+    assert engine.device["engine"] == 0.25e12
+
+
+def _sampled(found):
+    return sum(found["sample"].device[name] for name in ("cache", "cached prompts", "drawing", "reading prompts"))
+
+
 def test_gradients_of_earlier_micro_batches_are_there_when_the_next_begins(tiny_config, gear):
     found = phases(tiny_config(update={"tokens": 40}), gear())["update"]
     assert found.device["gradients"] == 4 * WEIGHTS

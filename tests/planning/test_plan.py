@@ -95,6 +95,17 @@ def written(tiny_config, tmp_path):
     return path
 
 
+def test_a_step_that_plays_ahead_takes_as_long_as_the_slower_of_the_two(tiny_config, gear):
+    """Where servers play; on one device the two share what it has. Several devices do not play ahead."""
+    servers = {"vllm_server": {"exchange": "/dev/shm/hone"}}
+    plans = [Planner(tiny_config(max_staleness=1, **sampler), gear()).plan() for sampler in ({"sampler": servers}, {})]
+    beside, shared = ([sum(part.values()) for part in (plan.sampling, plan.update)] for plan in plans)
+    assert plans[0].step == max(beside)
+    assert plans[1].step == pytest.approx(sum(shared))
+    with pytest.raises(ValueError, match="max_staleness = 1: is for one device"):
+        Planner(tiny_config(max_staleness=1), gear()).plan(Layout(devices=2))
+
+
 def test_the_command_refuses_what_cannot_fit(written, tmp_path, capsys):
     table = yaml.safe_load(hardware.TABLE.read_text())
     (tmp_path / "small.yaml").write_text(yaml.safe_dump({"small": {**table["cpu"], "memory": 1e6, "reserve": 9e5}}))

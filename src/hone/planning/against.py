@@ -56,7 +56,7 @@ def against(planner: Planner, run: Run, layout: Layout | None = None) -> list[Co
         "memory/update": max((size for name, size in phases.items() if name not in ("load", "sample")), default=0.0),
         "time/sample": sampling,
         "time/update": update,
-        "time/step": sampling + update,
+        "time/step": plan.step,
     }
     return [
         Compared(name, predicted[name], measured)

@@ -79,6 +79,10 @@ class Memory:
             found["reference" if self.reads_reference else "old log-probabilities"] = self._phase(scored)
         several = any(len(mini) > 1 for mini in work.minibatches)
         found["update"] = self._phase(*self._update(largest, kept, several))
+        if self.ahead:
+            beside = self._sampling(work)
+            later = {name: phase for name, phase in found.items() if name not in ("load", "sample")}
+            return found | {name: Phase(phase.device | beside, phase.host) for name, phase in later.items()}
         return found if self.hardware.gpu else self._with_leftovers(found)
 
     def _with_leftovers(self, found: dict[str, Phase]) -> dict[str, Phase]:
@@ -111,8 +115,21 @@ class Memory:
         return any(reads_reference(part) for stage in stages for part in (stage.objective, *stage.shapers))
 
     @property
+    def ahead(self) -> int:
+        """Steps that are sampled while one is trained on."""
+        return self.config.max_staleness
+
+    @property
+    def _copies(self) -> float:
+        """Bytes of the weights, as they were, that are sampled from, or wait until the sampler takes them."""
+        copies = self.ahead - bool(getattr(self.config.sampler, "copies", False))
+        rounded = self.shape.rounded
+        return max(0, copies) * (rounded * self.width + (self.shape.trained - rounded) * MASTER)
+
+    @property
     def _engine(self) -> float:
-        """Bytes of which an engine in this process takes hold at once: on a GPU while it samples, else to the end."""
+        """Bytes of which an engine in this process takes hold: on a GPU that is not sampled on meanwhile it gives them
+        back for an update."""
         share = 0.0 if hasattr(self.config.sampler, "urls") else getattr(self.config.sampler, "memory", 0.0)
         return share * self.hardware.memory
 
@@ -129,7 +146,9 @@ class Memory:
             held["whole copy, to sample from"] = shape.held
         if self.reads_reference and not self.policy.lora:
             held["reference"] = shape.held / parts
-        if self._engine and moments and not self.hardware.gpu:
+        if self._copies and moments:
+            held["older weights"] = self._copies
+        if self._engine and moments and not (self.hardware.gpu and not self.ahead):
             held["engine"] = self._engine
         masters = {"moments": shape.trained * MOMENTS / parts} if moments else {}
         if self.masters:
@@ -142,7 +161,7 @@ class Memory:
         if hasattr(sampler, "urls"):  # servers have devices of their own
             return {}
         if self._engine:
-            return {"engine": self._engine} if self.hardware.gpu else {}
+            return {"engine": self._engine} if self.hardware.gpu and not self.ahead else {}
         slots = min(getattr(sampler, "max_sequences", 64), work.together)
         read = min(getattr(sampler, "prefill_tokens", 4096), work.contexts)
         contexts = min(work.contexts, work.longest * -(-slots // self.config.siblings))

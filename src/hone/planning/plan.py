@@ -56,8 +56,13 @@ class Plan:
 
     @property
     def step(self) -> float:
-        """Seconds of a step, without judging that outlasts sampling, and without evaluations."""
-        return sum(self.sampling.values()) + sum(self.update.values())
+        """Seconds of a step, without judging that outlasts sampling, and without evaluations.
+
+        On servers sampling goes on beside the update, where the run plays ahead; on one device the two share it.
+        """
+        phases = sum(self.sampling.values()), sum(self.update.values())
+        beside = self.config.max_staleness and hasattr(self.config.sampler, "urls")
+        return max(phases) if beside else sum(phases)
 
     @property
     def seconds(self) -> float:
@@ -99,8 +104,14 @@ class Planner:
         self.lengths = Lengths.of(config, self.hollow, prompt, response)
 
     def plan(self, layout: Layout | None = None, *, kept: int | None = None, rounds: float = 1) -> Plan:
-        """The plan over so many devices, of a step in which so many groups are kept of so many rounds."""
+        """The plan over so many devices, of a step in which so many groups are kept of so many rounds.
+
+        Raises:
+            ValueError: If the run plays ahead, which it cannot in several processes.
+        """
         config, hardware, layout = self.config, self.hardware, layout or Layout()
+        if config.max_staleness and layout.devices > 1:
+            raise ValueError(f"max_staleness = {config.max_staleness}: is for one device; set 0 to train on several")
         memory = Memory(config, self.hollow, hardware, layout)
         packs = self.hollow.packs
         of_step = work(config, self.lengths, devices=layout.devices, packs=packs, kept=kept, rounds=rounds)
