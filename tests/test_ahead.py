@@ -361,7 +361,11 @@ def poison(state):
     """A gradient that is no number, in the coming update."""
     state.learner.max_grad_norm, usual = float("nan"), state.learner.max_grad_norm
     step = state.learner._bad
-    state.learner._bad = lambda norm: (setattr(state.learner, "max_grad_norm", usual), delattr(state.learner, "_bad"), "bad")[-1]
+    state.learner._bad = lambda norm: (
+        setattr(state.learner, "max_grad_norm", usual),
+        delattr(state.learner, "_bad"),
+        "bad",
+    )[-1]
 
 
 def test_what_weights_have_sampled_that_the_run_left_is_played_again(make):

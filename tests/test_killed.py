@@ -60,14 +60,15 @@ checkpoint: {{every: 2, keep: 2, best: eval/letters/accuracy}}
 verification: {{workers: 1}}
 device: cpu
 """
+AHEAD = CONFIG.replace("refresh: 2", "refresh: 0") + "max_staleness: 2\n"
 TRIED, USUAL = range(30), range(100, 104)
 
 
 class Killer:
     """The process that starts runs, and what a run is that is left alone."""
 
-    def __init__(self, folder, model):
-        self.folder, self.model, self.mark = folder, model, uuid.uuid4().hex
+    def __init__(self, folder, model, config=CONFIG):
+        self.folder, self.model, self.config, self.mark = folder, model, config, uuid.uuid4().hex
         paths = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
         self.process = subprocess.Popen(
             [sys.executable, str(HERE / "killed.py")],
@@ -84,7 +85,7 @@ class Killer:
         config = self.folder / f"{name}.yaml"
         rows = self.folder / "rows.jsonl"
         rows.write_text("".join(json.dumps({"q": letter, "a": letter}) + "\n" for letter in "klmnopqrs"))
-        config.write_text(CONFIG.format(model=self.model, rows=rows, store=self.folder / f"{name}-set"))
+        config.write_text(self.config.format(model=self.model, rows=rows, store=self.folder / f"{name}-set"))
         job = {"config": str(config), "folder": str(self.folder / name), "resume": resume, "kill": kill}
         self.process.stdin.write(json.dumps(job) + "\n")
         self.process.stdin.flush()
@@ -101,6 +102,11 @@ class Killer:
     def orphans(self):
         return [p for p in psutil.process_iter() if p.pid != self.process.pid and self.mark in str(environment(p))]
 
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait(30)
+        self.process.stdout.close()
+
 
 def environment(process):
     try:
@@ -113,9 +119,14 @@ def environment(process):
 def killer(tmp_path_factory, tiny_model_path):
     made = Killer(tmp_path_factory.mktemp("killed"), tiny_model_path)
     yield made
-    made.process.stdin.close()
-    made.process.wait(30)
-    made.process.stdout.close()
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def ahead(tmp_path_factory, tiny_model_path):
+    made = Killer(tmp_path_factory.mktemp("ahead"), tiny_model_path, AHEAD)
+    yield made
+    made.close()
 
 
 def left(folder):
@@ -156,6 +167,19 @@ def test_the_run_has_all_that_could_be_lost(killer):
     "number", [*(pytest.param(number, marks=pytest.mark.slow) for number in TRIED), *USUAL], ids=str
 )
 def test_a_killed_run_that_is_resumed_is_the_run_that_was_not(killer, number):
+    resumed(killer, number)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", TRIED)
+def test_so_is_one_that_samples_ahead(ahead, number):
+    """What waits at a checkpoint is in it, and resets leave weights that have sampled."""
+    assert ahead.whole["state"]["ahead"].keys() == {"waiting", "lost"}
+    assert any(row.get("staleness/dropped") for row in ahead.whole["metrics"])
+    resumed(ahead, number)
+
+
+def resumed(killer, number):
     name = f"run-{number}"
     kills = [killer.point(number), *([killer.point(number + 1000)] if number % 3 == 0 else [])]
     begun = False

@@ -26,6 +26,19 @@ from hone.types import Group, Task
 log = logging.getLogger("hone")
 
 
+def refuse_several(config: Any) -> None:
+    """Refuse to play ahead in several processes, before anything is loaded.
+
+    Raises:
+        ValueError: If a run is to, for they talk to each other while they play.
+    """
+    if config.max_staleness and ranks.several():
+        raise ValueError(
+            f"max_staleness = {config.max_staleness}: several processes play and update in turn; set it to 0, or train "
+            "in one process beside servers of `hone serve`"
+        )
+
+
 @dataclass(eq=False)
 class Coming:
     """What is played for a step, or was.
@@ -74,9 +87,6 @@ class Ahead:
         config: Of the run. With ``max_staleness`` 0 a step is played when it is taken, by the caller's thread.
         session: Plays, and gives the sampler its weights.
         state: Of the run; its step is the one that is coming, or trained on.
-
-    Raises:
-        ValueError: If sampling cannot go on beside the updates of this run.
     """
 
     def __init__(self, config: Any, session: Session, state: State) -> None:
@@ -91,15 +101,9 @@ class Ahead:
         self._spare: list[Any] = []
         self._lost = {"staleness/dropped": 0, "tokens/aside": 0}
         self._version = self.policy.version
-        if not self.most:
-            return
-        if ranks.several():
-            raise ValueError(
-                f"max_staleness = {self.most}: this run has several processes, which play together and in turn with "
-                "their updates; set it to 0, or train in one process beside servers of `hone serve`"
-            )
-        session.detach()
-        self._worker = ThreadPoolExecutor(1, "hone-ahead")
+        if self.most:
+            session.detach()
+            self._worker = ThreadPoolExecutor(1, "hone-ahead")
 
     def take(self) -> Coming:
         """What was played for the coming step; where it is played ahead, others are begun in its place.

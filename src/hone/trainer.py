@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hone import checkpoint, folder, origin, peaks, ranks, runtime, snapshot
-from hone.ahead import Ahead
+from hone.ahead import Ahead, refuse_several
 from hone.collect import Interrupted, described
 from hone.guards import rewards
 from hone.hangs import HangError
@@ -67,7 +67,8 @@ class Trainer:
             allow: What may differ from the run that is resumed: paths of settings, "settings" for any, "data".
 
         Raises:
-            ValueError: If settings or data differ that may not, or every checkpoint is damaged.
+            ValueError: If settings or data differ that may not, or every checkpoint is damaged; or several processes
+                are to play ahead.
             FileExistsError: If the folder holds another run.
             FileNotFoundError: If there is nothing to resume.
             VerificationError: If nothing at all of a step could be judged; the steps before it are saved.
@@ -78,6 +79,7 @@ class Trainer:
         with ExitStack() as closing, graceful(self._stop):
             limits = self.config.limits
             closing.enter_context(runtime.joined(self.config.device, limits.sampling, limits.update))
+            refuse_several(self.config)
             self.leads = not ranks.index()
             self.folder = closing.enter_context(folder.claimed(self.config, resume=resume))
             self._desk = closing.enter_context(folder.desk(self.folder))

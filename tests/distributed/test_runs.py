@@ -190,6 +190,8 @@ def test_what_several_processes_cannot_do(config, processes):
         == told[1]
         == [
             "device: 'cuda:1' is one for 2 processes; give 'cuda', and each has its own",
+            "max_staleness = 1: several processes play and update in turn; set it to 0, or train in one process beside "
+            "servers of `hone serve`",
             "engine: a Own cannot be sharded (load(device, shard)); use ddp",
             "engine.fsdp.replicas: 2 processes do not make 3 replicas",
             "model: process 1 loaded other weights than the first: is it one file?",

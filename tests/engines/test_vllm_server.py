@@ -180,13 +180,18 @@ def test_bad_input_gives_one_clear_line(servers, sampler, vllm_policy, monkeypat
         sampler(policy, urls=[f"http://127.0.0.1:{free_port()}"], patience=1)
 
 
-def test_a_run_learns(servers, tiny_folder, tmp_path, monkeypatch):
+@pytest.mark.parametrize("lag", [0, 2])
+def test_a_run_learns(servers, tiny_folder, tmp_path, monkeypatch, lag):
     monkeypatch.setenv("HONE_API_KEY", KEY)
-    settings = {"steps": 8, "prompts": 4, "siblings": 8, "hooks": [{"guard": {"every": 4}}]}
+    settings = {"steps": 8, "prompts": 4, "siblings": 8, "hooks": [{"guard": {"every": 4}}], "gate": "everything"}
+    settings["max_staleness"] = lag
     settings["sampler"] = {"vllm_server": servers.settings}
     config = hone.Config(**parts.settings(tiny_folder("llama", **WIDE), tmp_path / "run", **settings))
     run = hone.Trainer(config).fit()
     rewards = [row["reward/mean"] for row in run.metrics if "reward/mean" in row]
     assert rewards[-1] > rewards[0] + 0.1
-    assert max(row["mismatch/max"] for row in run.metrics if "mismatch/max" in row) < 1e-3
+    fresh = [row for row in run.metrics if "mismatch/max" in row][: None if not lag else 1]
+    assert max(row["mismatch/max"] for row in fresh) < 1e-3
+    versions = {row["step"]: row["version"] for row in run.rollouts}
+    assert versions == {step: max(0, step - 1 - lag) for step in range(1, 9)}
     assert sum(row["guard/findings"] for row in run.metrics if "guard/findings" in row) == 0

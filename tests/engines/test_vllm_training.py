@@ -39,3 +39,19 @@ def test_a_run_learns_as_with_the_native_sampler(fit):
     assert "truncated_importance" in (runs["vllm"].folder / "config.yaml").read_text()
     starts = [run.series("eval/letters/accuracy")[1][0] for run in runs.values()]
     assert starts[0] == pytest.approx(starts[1])  # greedy, so that both say the same
+
+
+@pytest.mark.parametrize("lag", [1, 2])
+def test_a_run_learns_while_it_samples_ahead(fit, lag):
+    """The engine has the weights that the schedule says, also where a copy of them had to wait for it."""
+    settings = {"steps": 20, "prompts": 4, "siblings": 8, "hooks": [{"guard": {"every": 1}}], "gate": "everything"}
+    settings["eval"] = {"letters": {"tasks": Letters(), "items": 2, "every": 7}}
+    run = fit("vllm", **settings, max_staleness=lag)
+    versions = {row["step"]: row["version"] for row in run.rollouts}
+    assert versions == {step: max(0, step - 1 - lag) for step in range(1, 21)}
+    rewards = [row["reward/mean"] for row in run.metrics if "reward/mean" in row]
+    assert min(rewards[-3:]) > max(rewards[:2]) + 0.2
+    rows = [row for row in run.metrics if "mismatch/max" in row]
+    assert rows[0]["mismatch/max"] < 1e-3 < rows[4]["mismatch/max"]  # the policy has moved on
+    assert all(0 < row["importance/ess"] <= 1 for row in rows)
+    assert sum(row["guard/findings"] for row in rows) == 0
