@@ -24,7 +24,7 @@ LAGS = [0, 1, 2]
 
 @pytest.fixture
 def make(tiny_model_path, tmp_path):
-    """``make(lag, name="run", **settings) -> Trainer`` of the tiny Llama; every group is kept, so every step updates."""
+    """``make(lag, name="run", **settings) -> Trainer``; every group is kept, so every step updates."""
 
     def make(lag, name="run", **changes):
         changes = {"gate": "everything", "hooks": [PLAIN_LOG], **changes}
@@ -358,14 +358,14 @@ def test_a_lag_that_is_taken_back_on_resume_is_not_exceeded(make):
 
 
 def poison(state):
-    """A gradient that is no number, in the coming update."""
-    state.learner.max_grad_norm, usual = float("nan"), state.learner.max_grad_norm
-    step = state.learner._bad
-    state.learner._bad = lambda norm: (
-        setattr(state.learner, "max_grad_norm", usual),
-        delattr(state.learner, "_bad"),
-        "bad",
-    )[-1]
+    """The norm of the coming gradient is bad."""
+    learner = state.learner
+
+    def bad(norm):
+        del learner._bad
+        return "it is said to be bad"
+
+    learner._bad = bad
 
 
 def test_what_weights_have_sampled_that_the_run_left_is_played_again(make):
@@ -429,5 +429,5 @@ def test_a_source_that_follows_the_policy_is_refused(make, tmp_path):
 
 
 def test_it_cannot_change_on_the_way(make):
-    with pytest.raises(ConfigError, match="stages.2.max_staleness = 1: cannot change on the way"):
+    with pytest.raises(ConfigError, match=r"stages\.2\.max_staleness = 1: cannot change on the way"):
         make(1, stages={2: {"max_staleness": 1}})

@@ -117,7 +117,7 @@ class Sampler(Protocol):
     It may have ``fingerprint()``: :mod:`~hone.checksums` of the weights that it samples from, by the policy's names;
     ``rest()``, called when nothing is sampled until the next sync, or for long; and ``correction``, the weight that an
     objective is given if it has none that makes up for a sampler whose probabilities are not quite the policy's.
-    ``copies = True`` says that ``sync`` copies weights; if not, a policy that learns meanwhile is synced as a ``twin()``.
+    ``copies = True`` says that ``sync`` copies weights; else a policy that learns meanwhile is given as its ``twin()``.
     """
 
     renderer: Renderer

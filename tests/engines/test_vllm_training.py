@@ -53,5 +53,5 @@ def test_a_run_learns_while_it_samples_ahead(fit, lag):
     assert min(rewards[-3:]) > max(rewards[:2]) + 0.2
     rows = [row for row in run.metrics if "mismatch/max" in row]
     assert rows[0]["mismatch/max"] < 1e-3 < rows[4]["mismatch/max"]  # the policy has moved on
-    assert all(0 < row["importance/ess"] <= 1 for row in rows)
+    assert all(0.01 < row["importance/ess"] < 1.001 for row in rows)
     assert sum(row["guard/findings"] for row in rows) == 0
