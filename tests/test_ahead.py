@@ -1,22 +1,29 @@
 """Sampling ahead of the updates: the schedule, what corrects it, and that no task is lost or played twice."""
 
 import asyncio
+import copy
 import json
 import threading
+import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import loop_parts as parts
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from loop_parts import Letters, Spy, same
 
 import hone
 import hone.judging
 from hone import checkpoint
+from hone.ahead import Ahead
 from hone.envs.single_turn import SingleTurn
 from hone.registry import ConfigError
 from hone.samplers.native import NativeSampler
 from hone.seats import Refusal
-from hone.types import Task
+from hone.sections import UpdateConfig
+from hone.types import Group, Segment, Task, Trajectory
 
 PLAIN_LOG = {"log": {"tensorboard": False}}
 LAGS = [0, 1, 2]
@@ -28,8 +35,8 @@ def make(tiny_model_path, tmp_path):
 
     def make(lag, name="run", **changes):
         changes = {"gate": "everything", "hooks": [PLAIN_LOG], **changes}
-        settings = parts.settings(tiny_model_path, tmp_path / name, max_staleness=lag, **changes)
-        return hone.Trainer(hone.Config(**settings))
+        made = parts.settings(tiny_model_path, tmp_path / name, max_staleness=lag, **changes)
+        return hone.Trainer(hone.Config(**made))
 
     return make
 
@@ -369,8 +376,8 @@ def poison(state):
 
 
 def test_what_weights_have_sampled_that_the_run_left_is_played_again(make):
-    settings = {"checkpoint": {"every": 1, "keep": 9}, "update": {"on_bad": "rollback"}, "steps": 6}
-    run = make(2, hooks=[Spy(at={3: poison}), PLAIN_LOG], **settings).fit()
+    saving = {"checkpoint": {"every": 1, "keep": 9}, "update": {"on_bad": "rollback"}}
+    run = make(2, steps=6, hooks=[Spy(at={3: poison}), PLAIN_LOG], **saving).fit()
     row = run.metrics[3]
     assert row["update/rolled_back"] == 3
     assert row["staleness/dropped"] == 4  # two groups each of two steps
@@ -431,3 +438,102 @@ def test_a_source_that_follows_the_policy_is_refused(make, tmp_path):
 def test_it_cannot_change_on_the_way(make):
     with pytest.raises(ConfigError, match=r"stages\.2\.max_staleness = 1: cannot change on the way"):
         make(1, stages={2: {"max_staleness": 1}})
+
+
+# The queue alone, under any course of a run.
+
+
+class Weights:
+    """What a policy is to the queue: a version, and which of its lives it belongs to."""
+
+    def __init__(self, version=0):
+        self.version = version
+
+    def twin(self):
+        return Weights(self.version)
+
+    def follow(self, policy):
+        self.version = policy.version
+        return self
+
+
+class Player:
+    """A session and its collector: they play at once, and give weights only to a sampler that is at rest."""
+
+    def __init__(self, policy):
+        self.policy, self.collector, self.sampled = policy, self, 0
+        self.held, self.busy, self.cancelled, self.seconds = (
+            policy.version,
+            False,
+            False,
+            {"sample": 0.0, "verify": 0.0},
+        )
+
+    def detach(self): ...
+    def rest(self): ...
+
+    def publish(self, policy=None):
+        assert not self.busy
+        self.held = (policy or self.policy).version
+
+    def play(self, tasks, n, params, verifier=None, environment=None):
+        self.busy, held = True, self.held
+        time.sleep(1e-4)
+        assert held == self.held
+        self.busy = False
+        segment = Segment("response", "policy", (params.seed % 97,), (-1.0,), train=True)
+        return [Group(task, [Trajectory(task, [segment], 1.0, version=held)]) for task in tasks]
+
+
+ENDS = ["update", "skip", "evaluate", "save", "resume", "refuse", "leave"]
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    lag=st.integers(0, 3),
+    kept=st.lists(st.booleans(), min_size=1, max_size=7),
+    course=st.lists(st.sampled_from(ENDS), max_size=14),
+)
+def test_no_course_of_a_run_loses_a_task_or_exceeds_the_lag(lag, kept, course):
+    """Steps that update, evaluate, are saved and resumed from, refused, or after which the weights are others."""
+    source, policy, gates = Letters(kinds=10**6), Weights(), iter(kept * 10**4)
+    stage = SimpleNamespace(
+        tasks=source, prompts=2, siblings=1, max_rounds=2, seed=0, verifier=None, environment=None, objective=None,
+        sampling=hone.SamplingParams(), update=UpdateConfig(), gate=lambda group: next(gates), max_staleness=lag,
+    )  # fmt: skip
+    stage.at = lambda step: stage
+    state = SimpleNamespace(step=0, steps=len(course))
+    ahead, trained, since = Ahead(stage, Player(policy), state), [], 0
+    by = {}  # the version of the weights that each step began with
+    for end in course:
+        by[state.step] = policy.version
+        coming = ahead.take()
+        assert coming.step == state.step
+        assert coming.behind <= min(lag, state.step)
+        assert {t.version for group in coming.groups for t in group} <= {coming.version}
+        assert coming.updates >= since
+        assert coming.version == by[coming.updates]
+        if end == "refuse":
+            ahead.undo()
+            coming = ahead.take()
+            assert coming.behind == 0
+        trained += [group.task.id for group in coming.groups]
+        policy.version += end != "skip"
+        ahead.trained()
+        state.step += 1
+        if end == "leave":
+            policy.version, since = policy.version + 1, state.step
+        if end == "evaluate":
+            [group] = ahead.play([Task("asked", [])], 1, stage.sampling)
+            assert group.trajectories[0].version == policy.version
+        if end in ("save", "resume"):
+            saved = copy.deepcopy(ahead.state_dict())
+            checkpoint.refuse_unfit(saved)
+            if end == "resume":
+                ahead.close()
+                source.load_state_dict({"cursor": 0})
+                ahead = Ahead(stage, Player(policy), state)
+                ahead.load_state_dict(saved)
+    ahead.undo()
+    assert [*trained, next(source).id] == [f"letter-{i}" for i in range(len(trained) + 1)]
+    ahead.close()
