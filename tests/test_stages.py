@@ -79,9 +79,11 @@ def test_the_steps_are_those_of_their_stages(config):
     assert [row["reward/mean"] == 0.0 for row in run.metrics] == [False, False, False, True]
 
 
-def test_a_run_resumed_in_a_later_stage_is_the_run_that_never_stopped(config):
+@pytest.mark.parametrize("step", [3, 4])
+def test_a_run_resumed_in_a_later_stage_is_the_run_that_never_stopped(config, step):
+    """Also where it stopped right before the stage, whose tasks are others."""
     whole = hone.Trainer(config(stages(), "whole", steps=5, checkpoint={"every": 1})).fit()
-    stopped = Spy(at={4: parts.interrupt})
+    stopped = Spy(at={step: parts.interrupt})
     hone.Trainer(config(stages(), "halves", steps=5, hooks=[QUIET, stopped])).fit()
     resumed = hone.Trainer(config(stages(), "halves", steps=5)).fit(resume=True, allow=("hooks",))
     assert timeless(resumed) == timeless(whole)

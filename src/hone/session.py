@@ -52,6 +52,7 @@ class Session:
 
     def __exit__(self, *_: object) -> None:
         self._closing.close()
+        self._copy = None
 
     def _load(self, closing: ExitStack) -> None:
         config, limits = self.config, self.config.verification

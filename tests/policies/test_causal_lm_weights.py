@@ -383,3 +383,26 @@ def test_masters_elsewhere_learn_the_same(dtype, tiny_policy, make_group):
         assert all(w.grad is None for w in policy.model.parameters()) or not offload
         found.append(policy.score(made).logprobs)
     torch.testing.assert_close(*found, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("how", [{}, {"dtype": "bfloat16"}, {"lora": {"rank": 2}}, {"offload": True}], ids=str)
+def test_a_twin_stays_behind_until_it_follows(tiny_policy, how):
+    """It computes by the weights that it took, bit for bit, and holds what is not trained but once."""
+    policy = tiny_policy(**how)
+    shift(policy)
+    twin = policy.twin()
+    before = logits(policy.model)
+    assert torch.equal(logits(twin.model), before)
+    assert twin.fingerprint() == policy.fingerprint()
+    shift(policy)
+    assert torch.equal(logits(twin.model), before)
+    assert (twin.version, policy.version) == (1, 2)
+    assert twin.fingerprint() != policy.fingerprint()
+    assert twin.follow(policy) is twin
+    assert torch.equal(logits(twin.model), logits(policy.model))
+    assert twin.version == 2
+    assert twin.fingerprint() == policy.fingerprint()
+    shared = {id(w) for w in policy.model.parameters()} & {id(w) for w in twin.model.parameters()}
+    assert shared == {id(w) for w in policy.model.parameters() if not w.requires_grad}
+    assert bool(shared) == ("lora" in how)
+    assert dict(twin.weights()).keys() == dict(policy.weights()).keys()
