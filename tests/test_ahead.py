@@ -1,29 +1,23 @@
 """Sampling ahead of the updates: the schedule, what corrects it, and that no task is lost or played twice."""
 
 import asyncio
-import copy
 import json
 import threading
-import time
 from dataclasses import replace
-from types import SimpleNamespace
 
 import loop_parts as parts
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from loop_parts import Letters, Spy, same
 
 import hone
 import hone.judging
 from hone import checkpoint
-from hone.ahead import Ahead
 from hone.envs.single_turn import SingleTurn
+from hone.hangs import HangError
 from hone.registry import ConfigError
 from hone.samplers.native import NativeSampler
 from hone.seats import Refusal
-from hone.sections import UpdateConfig
-from hone.types import Group, Segment, Task, Trajectory
+from hone.types import Task
 
 PLAIN_LOG = {"log": {"tensorboard": False}}
 LAGS = [0, 1, 2]
@@ -240,6 +234,22 @@ def test_the_guard_is_silent_on_a_sound_run_and_compares_what_can_be_compared(ma
     assert len(compared) == 1  # what the first weights sampled is trained on by the first weights
 
 
+def test_answers_in_several_turns_are_of_one_version_and_other_papers_act_on_them(make):
+    """Reflections, high-entropy steps, a KL penalty and its reference, all while the next steps are sampled."""
+    run = make(
+        2,
+        steps=5,
+        environment={"reflect_retry": {"reflection_tokens": 5, "truncated_retry": "judge"}},
+        objective={
+            "policy_gradient": {"weights": ["high_entropy"], "penalties": [{"kl_penalty": {"coefficient": 0.1}}]}
+        },
+        hooks=[{"guard": {"every": 1}}, PLAIN_LOG],
+    ).fit()
+    assert versions(run) == {step: {max(0, step - 3)} for step in range(1, 6)}
+    assert [row["guard/findings"] for row in run.metrics] == [0.0] * 5
+    assert all({"reflect/first_try", "entropy/threshold", "loss/kl_penalty"} <= row.keys() for row in run.metrics)
+
+
 def test_the_guard_finds_a_sampler_that_missed_a_sync(make, monkeypatch):
     """It holds older weights than those that the schedule says."""
     sync = NativeSampler.sync
@@ -353,6 +363,21 @@ def test_what_fails_ahead_fails_at_its_own_step(make):
     assert [n for names in tasks(run).values() for n in names] == [f"letter-{i}" for i in range(12)]
 
 
+@pytest.mark.slow
+def test_what_hangs_ahead_ends_the_run_at_its_own_step(make):
+    class Waits:
+        inner = SingleTurn()
+
+        async def play_group(self, task, n, **rest):
+            if task.id == "letter-4":
+                await asyncio.sleep(1e6)
+            return await self.inner.play_group(task, n, **rest)
+
+    told = r"^step 3: sampling: 1 of 2 tasks are not done \(letter-4\).*The steps before: saved in .*step-2$"
+    with pytest.raises(HangError, match=told):
+        make(2, steps=6, environment=Waits(), limits={"sampling": 15.0}).fit()
+
+
 def test_a_lag_that_is_taken_back_on_resume_is_not_exceeded(make):
     with pytest.raises(ZeroDivisionError):
         make(2, steps=6, checkpoint={"every": 2}, hooks=[Spy(at={3: crash}), PLAIN_LOG]).fit()
@@ -438,102 +463,3 @@ def test_a_source_that_follows_the_policy_is_refused(make, tmp_path):
 def test_it_cannot_change_on_the_way(make):
     with pytest.raises(ConfigError, match=r"stages\.2\.max_staleness = 1: cannot change on the way"):
         make(1, stages={2: {"max_staleness": 1}})
-
-
-# The queue alone, under any course of a run.
-
-
-class Weights:
-    """What a policy is to the queue: a version, and which of its lives it belongs to."""
-
-    def __init__(self, version=0):
-        self.version = version
-
-    def twin(self):
-        return Weights(self.version)
-
-    def follow(self, policy):
-        self.version = policy.version
-        return self
-
-
-class Player:
-    """A session and its collector: they play at once, and give weights only to a sampler that is at rest."""
-
-    def __init__(self, policy):
-        self.policy, self.collector, self.sampled = policy, self, 0
-        self.held, self.busy, self.cancelled, self.seconds = (
-            policy.version,
-            False,
-            False,
-            {"sample": 0.0, "verify": 0.0},
-        )
-
-    def detach(self): ...
-    def rest(self): ...
-
-    def publish(self, policy=None):
-        assert not self.busy
-        self.held = (policy or self.policy).version
-
-    def play(self, tasks, n, params, verifier=None, environment=None):
-        self.busy, held = True, self.held
-        time.sleep(1e-4)
-        assert held == self.held
-        self.busy = False
-        segment = Segment("response", "policy", (params.seed % 97,), (-1.0,), train=True)
-        return [Group(task, [Trajectory(task, [segment], 1.0, version=held)]) for task in tasks]
-
-
-ENDS = ["update", "skip", "evaluate", "save", "resume", "refuse", "leave"]
-
-
-@settings(max_examples=120, deadline=None)
-@given(
-    lag=st.integers(0, 3),
-    kept=st.lists(st.booleans(), min_size=1, max_size=7),
-    course=st.lists(st.sampled_from(ENDS), max_size=14),
-)
-def test_no_course_of_a_run_loses_a_task_or_exceeds_the_lag(lag, kept, course):
-    """Steps that update, evaluate, are saved and resumed from, refused, or after which the weights are others."""
-    source, policy, gates = Letters(kinds=10**6), Weights(), iter(kept * 10**4)
-    stage = SimpleNamespace(
-        tasks=source, prompts=2, siblings=1, max_rounds=2, seed=0, verifier=None, environment=None, objective=None,
-        sampling=hone.SamplingParams(), update=UpdateConfig(), gate=lambda group: next(gates), max_staleness=lag,
-    )  # fmt: skip
-    stage.at = lambda step: stage
-    state = SimpleNamespace(step=0, steps=len(course))
-    ahead, trained, since = Ahead(stage, Player(policy), state), [], 0
-    by = {}  # the version of the weights that each step began with
-    for end in course:
-        by[state.step] = policy.version
-        coming = ahead.take()
-        assert coming.step == state.step
-        assert coming.behind <= min(lag, state.step)
-        assert {t.version for group in coming.groups for t in group} <= {coming.version}
-        assert coming.updates >= since
-        assert coming.version == by[coming.updates]
-        if end == "refuse":
-            ahead.undo()
-            coming = ahead.take()
-            assert coming.behind == 0
-        trained += [group.task.id for group in coming.groups]
-        policy.version += end != "skip"
-        ahead.trained()
-        state.step += 1
-        if end == "leave":
-            policy.version, since = policy.version + 1, state.step
-        if end == "evaluate":
-            [group] = ahead.play([Task("asked", [])], 1, stage.sampling)
-            assert group.trajectories[0].version == policy.version
-        if end in ("save", "resume"):
-            saved = copy.deepcopy(ahead.state_dict())
-            checkpoint.refuse_unfit(saved)
-            if end == "resume":
-                ahead.close()
-                source.load_state_dict({"cursor": 0})
-                ahead = Ahead(stage, Player(policy), state)
-                ahead.load_state_dict(saved)
-    ahead.undo()
-    assert [*trained, next(source).id] == [f"letter-{i}" for i in range(len(trained) + 1)]
-    ahead.close()
