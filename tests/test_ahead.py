@@ -88,9 +88,12 @@ def test_the_weights_of_the_schedule_are_those_that_sample(make):
     assert texts == [row["segments"][1]["text"] for row in ahead.rollouts.at(3)]
 
 
-def test_a_run_ahead_can_be_repeated_bit_for_bit(make):
-    runs = [make(2, name, steps=5).fit() for name in ("one", "two")]
+@pytest.mark.parametrize("lora", [None, {"rank": 2}], ids=["full", "lora"])
+def test_a_run_ahead_can_be_repeated_bit_for_bit(make, tiny_model_path, lora):
+    model = {"path": tiny_model_path, "dtype": "float32", "lora": lora}
+    runs = [make(2, name, steps=5, model=dict(model)).fit() for name in ("one", "two")]
     assert timeless(runs[0]) == timeless(runs[1])
+    assert versions(runs[0]) == {step: {max(0, step - 3)} for step in range(1, 6)}
     assert same(*(checkpoint.load(checkpoint.latest(run.folder)) for run in runs))
 
 
