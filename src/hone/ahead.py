@@ -12,16 +12,15 @@ import logging
 import time
 from collections import deque
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field, replace
-from itertools import islice
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
-from hone import ranks, records
+from hone import ranks
 from hone.collect import Interrupted
-from hone.seats import State
+from hone.coming import Coming
+from hone.seats import State, TaskSource
 from hone.session import Session
-from hone.types import Group, Task
+from hone.types import Group
 
 log = logging.getLogger("hone")
 
@@ -37,47 +36,6 @@ def refuse_several(config: Any) -> None:
             f"max_staleness = {config.max_staleness}: several processes play and update in turn; set it to 0, or train "
             "in one process beside servers of `hone serve`"
         )
-
-
-@dataclass(eq=False)
-class Coming:
-    """What is played for a step, or was.
-
-    Attributes:
-        step: Of the run; 0 is the first.
-        updates: Steps of the run behind the weights that play it.
-        version: Of these weights.
-        copy: Of the policy with these weights, until the sampler has them; None if it comes by them without one.
-        cursor: Of the step's task source, before its first task was drawn; None until then.
-        tasks: As they were drawn.
-        groups: Played from them, one each.
-        kept: Which of them passed the gate.
-        ended: Whether the source had no more.
-        seconds: "sample", the part of "verify" that outlasted it, and where it was played ahead the "wait" for it.
-        done: When it was, where it is played ahead.
-    """
-
-    step: int
-    updates: int
-    version: int
-    copy: Any = None
-    cursor: Any = None
-    tasks: list[Task] = field(default_factory=list)
-    groups: list[Group] = field(default_factory=list)
-    kept: list[bool] = field(default_factory=list)
-    ended: bool = False
-    seconds: dict[str, float] = field(default_factory=lambda: {"sample": 0.0, "verify": 0.0})
-    done: Future[None] | None = None
-
-    @property
-    def behind(self) -> int:
-        """Updates between the weights that play and those that are trained."""
-        return self.step - self.updates
-
-    def state_dict(self) -> dict[str, Any]:
-        """As plain data; the tasks by their ids."""
-        own = {name: getattr(self, name) for name in ("step", "updates", "version", "kept", "ended")}
-        return own | {"ids": [task.id for task in self.tasks], "played": records.plain(self.groups, self.tasks)}
 
 
 class Ahead:
@@ -111,7 +69,7 @@ class Ahead:
         Raises:
             Exception: What playing it raised.
         """
-        self._refuse_others()
+        self._drop_others()
         step, asked = self.state.step, time.perf_counter()
         if not self._waiting:
             self._begin(step)
@@ -137,7 +95,7 @@ class Ahead:
 
     def play(self, *given: Any, **named: Any) -> list[Group]:
         """Play outside of training, by the weights as they are, behind what is under way; as the collector does."""
-        self._refuse_others()
+        self._drop_others()
         self._settle()
         self.session.publish()
         return self.session.collector.play(*given, **named)
@@ -182,7 +140,7 @@ class Ahead:
 
     def state_dict(self) -> dict[str, Any]:
         """The task source as it was before all that is not trained on; and what waits, which is waited for."""
-        self._refuse_others()
+        self._drop_others()
         self._settle()
         hand = self._hand if self._hand and self._hand.groups else None
         first = hand or next(iter(self._waiting), None)
@@ -202,22 +160,16 @@ class Ahead:
         held = saved.get("ahead", {"waiting": [], "lost": self._lost})
         self._lost, self._version = dict(held["lost"]), self.policy.version
         for waited in held["waiting"]:
-            source = self._source(waited["step"])
-            cursor = source.state_dict()
-            ids, data = waited.pop("ids"), waited.pop("played")
-            tasks = list(islice(source, len(ids)))
-            coming = Coming(**waited, cursor=cursor, tasks=tasks, done=Future())
-            if [task.id for task in tasks] != ids or coming.behind > self.most:
-                source.load_state_dict(cursor)
+            young = waited["step"] - waited["updates"] <= self.most
+            coming = Coming.restored(waited, self._source(waited["step"])) if young else None
+            if coming is None:
                 break
-            coming.groups = records.restored(data, tasks)
-            coming.done.set_result(None)
             self._waiting.append(coming)
 
-    def _source(self, step: int) -> Any:
+    def _source(self, step: int) -> TaskSource:
         return self.config.at(step).tasks
 
-    def _refuse_others(self) -> None:
+    def _drop_others(self) -> None:
         """Where anything but an update has changed the weights, what waits is of a run that is no more."""
         if self.policy.version != self._version:
             self._version = self.policy.version
@@ -251,30 +203,9 @@ class Ahead:
                 self.session.publish(coming.copy)
                 self._spare.append(coming.copy)
                 coming.copy = None
-            self._rounds(coming)
+            coming.play(self.config.at(coming.step), self.session.collector)
+            if not self.most:
+                self.session.rest()
         except BaseException:
             self._ending = True  # what comes behind would draw the wrong tasks
             raise
-
-    def _rounds(self, coming: Coming) -> None:
-        """Play groups until enough pass the gate, at most ``max_rounds`` times (DAPO's dynamic sampling)."""
-        stage, collector = self.config.at(coming.step), self.session.collector
-        coming.cursor = stage.tasks.state_dict()
-        # Entropies stand for the policy's own while that is as it was: later optimiser steps have other weights.
-        once = stage.update.minibatches * stage.update.epochs == 1 and not self.most
-        entropies = stage.sampling.entropies or (once and getattr(stage.objective, "reads_entropies", False))
-        params = replace(stage.sampling, seed=stage.seed, entropies=entropies)
-        for turn in range(stage.max_rounds):
-            wanted = stage.prompts - sum(coming.kept)
-            tasks = list(islice(stage.tasks, wanted))
-            if not tasks:
-                break
-            keyed = params.keyed("train", coming.step, turn)
-            played = collector.play(tasks, stage.siblings, keyed, stage.verifier, stage.environment)
-            coming.tasks += tasks
-            coming.groups += played
-            coming.kept += [bool(stage.gate(group)) for group in played]
-            coming.seconds = {name: total + collector.seconds[name] for name, total in coming.seconds.items()}
-        coming.ended = len(tasks) < wanted
-        if not self.most:
-            self.session.rest()

@@ -14,6 +14,7 @@ from hone.planning import hardware
 from hone.planning.memory import Layout
 from hone.planning.plan import Planner
 from hone.planning.remedies import remedies
+from hone.planning.report import conclusion
 from hone.policies.causal_lm import CausalLM
 from hone.sections import OptimizerConfig, UpdateConfig
 
@@ -102,6 +103,7 @@ def test_a_step_that_plays_ahead_takes_as_long_as_the_slower_of_the_two(tiny_con
     beside, shared = ([sum(part.values()) for part in (plan.sampling, plan.update)] for plan in plans)
     assert plans[0].step == max(beside)
     assert plans[1].step == pytest.approx(sum(shared))
+    assert ["of its own" in "".join(conclusion(plan)) for plan in plans] == [True, False]
     with pytest.raises(ValueError, match="max_staleness = 1: is for one device"):
         Planner(tiny_config(max_staleness=1), gear()).plan(Layout(devices=2))
 

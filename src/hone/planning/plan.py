@@ -55,14 +55,15 @@ class Plan:
         return self.peak[1] <= self.hardware.memory
 
     @property
-    def step(self) -> float:
-        """Seconds of a step, without judging that outlasts sampling, and without evaluations.
+    def beside(self) -> bool:
+        """Whether sampling goes on beside the update, on devices of its own."""
+        return self.config.max_staleness > 0 and hasattr(self.config.sampler, "urls")
 
-        On servers sampling goes on beside the update, where the run plays ahead; on one device the two share it.
-        """
+    @property
+    def step(self) -> float:
+        """Seconds of a step, without judging that outlasts sampling, and without evaluations."""
         phases = sum(self.sampling.values()), sum(self.update.values())
-        beside = self.config.max_staleness and hasattr(self.config.sampler, "urls")
-        return max(phases) if beside else sum(phases)
+        return max(phases) if self.beside else sum(phases)
 
     @property
     def seconds(self) -> float:

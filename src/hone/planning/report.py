@@ -78,6 +78,9 @@ def conclusion(plan: Plan) -> Iterator[str]:
     name, most = plan.peak
     share = most / plan.hardware.memory
     yield f"a step: {plan.step:.3g} s; {plan.config.steps:,} steps: {timedelta(seconds=round(plan.seconds))}"
+    if plan.config.max_staleness:
+        where = "on devices of its own" if plan.beside else "on the same device: what each leaves idle is not counted"
+        yield f"Sampling goes on beside the update, {where}."
     if plan.cost is not None:
         yield f"cost: {plan.cost:,.2f} USD at {plan.hardware.price:g} an hour and device"
     yield f"most memory: {_gib(most)} of {_gib(plan.hardware.memory)} GiB ({share:.0%}), in {name}"
