@@ -175,8 +175,12 @@ def test_a_process_that_is_killed_ends_all(config, processes):
 
 
 def test_what_waits_behind_a_slow_process_moves_to_another(processes):
-    _, told = processes("playing", 2)
+    _, found = processes("playing", 2)
+    told, heard = zip(*found, strict=True)
     assert told[0] == told[1]
+    assert sorted(heard[0]) == list(enumerate(place for _, place in told[0]["played"]))  # of every group, once
+    assert heard[0][0][1] == 1  # while its own first one was still being played
+    assert heard[1] == []
     assert [name for name, _ in told[0]["played"]] == [f"{i}" for i in range(20)]  # each once, in their order
     by_the_slow_one = sum(place == 0 for _, place in told[0]["played"])
     assert 2 <= by_the_slow_one <= 5
