@@ -107,6 +107,27 @@ def evaluate(folder, config, checkpoints=(), fault=None):
     return {"results": results, "told": told}
 
 
+def resume(folder, config):
+    """MiB that a process holds more at most while it restores a run, and what its optimiser then knows."""
+    from hone import snapshot
+    from hone.peaks import peak
+    from hone.shards import full
+
+    restore, found = snapshot.restore, {}
+
+    def measured(trainer, path):
+        peak()
+        before = peak()
+        restore(trainer, path)
+        found["more"] = peak() - before
+        found["moments"] = [full(own["exp_avg"]) for own in trainer.learner.optimizer.state.values()]
+
+    snapshot.restore = measured
+    trainer = hone.Trainer(hone.load_config(config, {"folder": f"{folder}/run"}))
+    trainer.fit(resume=True, allow=["settings"])
+    return found
+
+
 def refusals(folder, config):
     """What several processes are told that they cannot do."""
     import torch

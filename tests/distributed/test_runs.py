@@ -138,6 +138,22 @@ def test_saved_on_four_resumed_on_one_and_two(config, alone, processes, tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the most that was held cannot be told")
+def test_a_process_holds_no_more_of_a_checkpoint_than_its_part(config, tiny_folder, processes):
+    """Of two moments, of 51 MiB each; the weights are there."""
+    large = {"model.path": tiny_folder("llama", hidden_size=1024, intermediate_size=2048), "eval": {}, "hooks": []}
+    settings = large | {"checkpoint.best": None}
+    folder, _ = processes("train", 1, config=config(steps=1, **settings))
+    wanted = checkpoint.load(folder / "run" / "checkpoints" / "step-1")["learner"]["optimizer"]["state"]
+    whole = sum(own["exp_avg"].nbytes for own in wanted.values()) / 2**20
+    assert whole > 50
+    _, found = processes("resume", 2, folder, config=config(steps=1, engine="fsdp", **settings))
+    for one in found:
+        assert all(torch.equal(one["moments"][place], own["exp_avg"]) for place, own in wanted.items())
+    assert found[1]["more"] < 80  # half of two moments, and what comes with it; the whole file has 152
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["fsdp", {"fsdp": {"replicas": 2}}], ids=str)
 def test_saved_on_one_resumed_on_four(engine, config, alone, processes):
     folder, _ = processes("train", 1, config=config(steps=2))
