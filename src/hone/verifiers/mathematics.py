@@ -14,7 +14,7 @@ from pydantic import Field
 from hone.seats import settings
 from hone.types import Score, Task, Trajectory
 from hone.verifiers.answers import MAX_CHARS, How, extract, has_odd_digits, present
-from hone.verifiers.expressions import MAX_DIGITS, digits
+from hone.verifiers.expressions import MAX_DIGITS, digits, written_digits
 from hone.verifiers.references import reference
 from hone.verifiers.verdict import invalid, verdict
 
@@ -127,7 +127,9 @@ def _absurd_text(answer: str) -> bool:
         depth += (character in "({[") - (character in ")}]")
         deepest = max(deepest, depth)
     huge_binomial = re.search(r"binom|choose", answer) and re.search(r"[0-9]{5}", answer)
-    return len(answer) > _MAX_LENGTH or deepest > _MAX_DEPTH or bool(huge_binomial)
+    if len(answer) > _MAX_LENGTH or deepest > _MAX_DEPTH or huge_binomial:
+        return True
+    return written_digits(_tidy(answer)) > MAX_DIGITS  # of intervals, chains and matrices, sympy evaluates some at once
 
 
 def _absurd(candidates: list[Any]) -> bool:
