@@ -111,7 +111,10 @@ class Collector:
             finally:
                 judging.tell_the_rest()
 
-        groups = together(own, len(tasks))
+        try:
+            groups = together(own, len(tasks))
+        finally:
+            share.hear()  # of what others had finished when one gave up
         self._lengths.learn(groups)
         ended = time.perf_counter()
         self.seconds = {"sample": judging.last_start - started, "verify": ended - judging.last_start}

@@ -41,6 +41,7 @@ class Share:
     ) -> None:
         self._finished = finished
         self.awaits = 0 if finished is None or ranks.index() else len(lengths)
+        self._heard = 0
         self._waiting: list[int] = []
         if not ranks.several():
             self.places = list(range(len(lengths)))
@@ -65,18 +66,22 @@ class Share:
         if ranks.index():
             ranks.post(f"{self._counter} group {ranks.take(f'{self._counter} groups')}", (place, group))
         else:
-            self._hear(place, group)
+            self._told(place, group)
+
+    def hear(self) -> None:
+        """Have ``finished`` told of what other processes have played by now."""
+        while self.awaits and ranks.several() and ranks.posted(name := f"{self._counter} group {self._heard}"):
+            self._heard += 1
+            self._told(*ranks.fetch(name))
 
     async def attend(self, plays: Sequence[asyncio.Task[None]]) -> None:
         """Hear of the groups of other processes, of all that are awaited or until it is cancelled.
 
         If one of them gives up, the plays here end.
         """
-        heard, awaited = 0, bool(self.awaits)
+        awaited = bool(self.awaits)
         while ranks.several() and bool(self.awaits) == awaited:
-            while self.awaits and ranks.posted(name := f"{self._counter} group {heard}"):
-                self._hear(*ranks.fetch(name))
-                heard += 1
+            self.hear()
             if self._given_up():
                 for play in plays:
                     play.cancel()
@@ -92,7 +97,7 @@ class Share:
     def _given_up(self) -> bool:
         return ranks.posted(f"{self._counter} given up")
 
-    def _hear(self, place: int, group: Group) -> None:
+    def _told(self, place: int, group: Group) -> None:
         self.awaits -= 1
         self._finished(place, group)
 

@@ -92,7 +92,7 @@ def test_ctrl_c_in_one_ends_all_and_what_was_played_is_kept(config, trained, alo
     folder, told = processes("evaluate", 2, config=config(), checkpoints=[trained], fault=["letter-8", "ctrl-c"])
     assert [one["results"] for one in told] == ["interrupted"] * 2
     kept = (folder / "out" / "letters" / "base.jsonl").read_text()
-    assert 3 * 3 <= kept.count("\n") < TASKS * 3
+    assert 5 * 3 <= kept.count("\n") < TASKS * 3  # it is the fifth that waited for room
     assert not (folder / "out" / "results.json").exists()
     _, told = processes("evaluate", 2, folder, config=config(), checkpoints=[trained])
     assert (folder / "out" / "letters" / "base.jsonl").read_text().startswith(kept)  # nothing was played twice
