@@ -75,7 +75,8 @@ def fuzz(name: str, folder: Path, seconds: int, inputs: int) -> None:
 
     options = {
         "dict": folder / "words", "max_total_time": seconds, "runs": inputs, "max_len": LONGEST, "timeout": PATIENCE,
-        "rss_limit_mb": 4096, "artifact_prefix": f"{failures}/", "print_final_stats": 1, "detect_leaks": 0,
+        "report_slow_units": PATIENCE, "rss_limit_mb": 4096, "artifact_prefix": f"{failures}/", "print_final_stats": 1,
+        "detect_leaks": 0,
     }  # fmt: skip
     atheris.Setup([sys.argv[0], str(corpus), *(f"-{key}={value}" for key, value in options.items())], one)
     atheris.Fuzz()

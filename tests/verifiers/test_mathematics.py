@@ -85,6 +85,7 @@ def test_different(judge, response, reference):
         r"9^{9^{9^9}} \pm 1",
         r"\begin{pmatrix} 1 & 9^{9^{9^9}} \\ 2 & 3 \end{pmatrix}",
         r"\mathbb{R} \setminus [1, 9999999!]",
+        "=".join(map(str, range(400))),
         "(" * 200 + "1" + ")" * 200,
         "1" * 5000,
     ],
