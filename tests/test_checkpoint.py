@@ -49,6 +49,20 @@ def test_what_is_saved_is_loaded(tmp_path):
     assert found == {"step": 7, **state}
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="there is nothing that tells of memory")
+def test_what_is_not_looked_at_takes_no_memory(tmp_path):
+    def held():
+        [kilobytes] = re.findall(r"^VmRSS:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+        return int(kilobytes) / 1024
+
+    path = save(tmp_path, 7, weights=[torch.full((2**22,), float(i)) for i in range(8)])  # 16 MiB each
+    before = held()
+    found = checkpoint.load(path)["weights"]
+    assert held() - before < 8
+    assert found[3].sum() == 3 * 2**22
+    assert 8 < held() - before < 40
+
+
 def test_the_newest_is_that_of_the_highest_step(tmp_path):
     assert checkpoint.latest(tmp_path) is None
     for step in (9, 10, 100, 99):
@@ -212,6 +226,7 @@ def test_no_file_of_the_library_unpickles_but_the_workers():
     found = {str(f.relative_to(root)): set(unsafe.findall(f.read_text())) for f in root.rglob("*.py")}
     assert {name: calls for name, calls in found.items() if calls} == {
         "document.py": {"yaml.load("},  # with a loader that is a SafeLoader
+        "ranks.py": {"pickle.loads("},  # what processes of the same run send each other
         "verifiers/workers.py": {"pickle.loads("},  # what the parent process sends through a pipe of their own
     }
     loads = [f for f in root.rglob("*.py") if "torch.load(" in f.read_text()]

@@ -277,6 +277,21 @@ def test_a_wrong_command_line_shows_the_right_one(arguments, capsys):
     assert "usage: hone" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["mine", "synth", "score", "check", "calibrate", "serve"])
+def test_what_runs_in_one_process_refuses_several_in_one_line(here, monkeypatch, capsys, command):
+    """The first of them says so; another that ended with a fault might have the launcher end the first before."""
+    before = set(Path().rglob("*"))
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    for place, status in (("0", 2), ("2", 0)):
+        monkeypatch.setenv("RANK", place)
+        assert main([command, "tiny.yaml"]) == status
+        out, told = capsys.readouterr()
+        assert out == ""
+        start = f"hone: `hone {command}` runs in one process, and the launcher started 3; of several run train"
+        assert (told.startswith(start) and told.count("\n") == 1) if place == "0" else told == ""
+    assert set(Path().rglob("*")) == before
+
+
 def test_notes_of_hone_are_shown_and_those_of_libraries_are_left_to_them(here, capsys):
     tasks = "tasks={loop_parts:Letters: {limit: 2}}"
     for name in ("run", "again"):

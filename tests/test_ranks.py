@@ -55,6 +55,19 @@ def test_a_group_of_one_process_needs_no_collective(tmp_path):
         distributed.destroy_process_group()
 
 
+def posted(rank):
+    """What the second process leaves for the first, which takes it: more than the store takes at a time."""
+    if rank:
+        ranks.post("much", ["x" * (3 * ranks.PIECE + 5), 7])
+        ranks.post("nothing", None)
+    ranks.each(lambda: None)
+    before = ranks.posted("much"), ranks.posted("nothing"), ranks.posted("other")
+    ranks.each(lambda: None)
+    found = None if rank else ranks.fetch("much")
+    ranks.each(lambda: None)
+    return before, found and (len(found[0]), found[1]), ranks.posted("much")
+
+
 def process(rank, size, folder):
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=size)
@@ -69,6 +82,7 @@ def process(rank, size, folder):
         "counter": sorted(
             number for taken in ranks.each(lambda: [ranks.take("x"), ranks.take("x")]) for number in taken
         ),
+        "left": posted(rank),
         "errors": [
             raised(lambda: ranks.each(lambda: says(rank, 1, LookupError("there")))),
             raised(lambda: ranks.first(lambda: says(rank, 0, Odd("a", "b")))),
@@ -86,6 +100,10 @@ def test_two_processes_see_the_same_in_order(tmp_path):
     found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     assert [one.pop("place") for one in found] == [0, 1]
     assert all(one.pop("each") == [[0, 10], 5, [3.0, 1.0]] and one.pop("counter") == [0, 1, 2, 3] for one in found)
+    assert [one.pop("left") for one in found] == [
+        ((True, True, False), (3 * ranks.PIECE + 5, 7), False),
+        ((True, True, False), None, False),
+    ]
     assert [one.pop("errors") for one in found] == [
         [
             ("LookupError", "there", 1),

@@ -29,6 +29,7 @@ UNSAFE = {
 }
 ALLOWED = {
     ("document.py", "yaml.load"): "its loader is a SafeLoader that refuses repeated keys",
+    ("ranks.py", "pickle.loads"): "what another process of the same run has pickled, out of the launcher's store",
     ("verifiers/workers.py", "pickle.loads"): "what the parent process has pickled, over a pipe of its own",
     ("verifiers/expressions.py", "parse_expr"): "only of what is_formula has found to be plain arithmetic",
     ("verifiers/jail/candidate.py", "exec"): "the model's program, inside the sandbox",

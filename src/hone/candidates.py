@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hone import checkpoint, document
+from hone import checkpoint, document, ranks
 from hone.build import build, describe
 from hone.config import Config
 from hone.policies.weights import locate
@@ -121,7 +121,7 @@ def _candidate(config: Config, path: Path) -> Candidate:
         if newest is None:
             raise FileNotFoundError(f"the run {path} has no checkpoint in {path / 'checkpoints'}")
         path = newest
-    if (path / checkpoint.SUMS).is_file() and (wrong := checkpoint.damage(path)):
+    if (path / checkpoint.SUMS).is_file() and (wrong := ranks.first(lambda: checkpoint.damage(path))):
         raise ValueError(f"the checkpoint {path} is damaged: {wrong}; give another")
     if (path / checkpoint.STATE).is_file() and (path.parents[1] / "config.yaml").is_file():
         return Candidate(f"{path.resolve().parents[1].name}/{path.name}", path, _of_run(config, path), trained=path)

@@ -129,8 +129,12 @@ def damage(path: Path) -> str | None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """What :func:`save` was given as ``state``; nothing in the file is run."""
-    return torch.load(path / STATE, map_location="cpu", weights_only=True)
+    """What :func:`save` was given as ``state``; nothing in the file is run.
+
+    Tensors are read from the file when they are looked at, and take no memory of the process before: of several
+    processes each reads what it needs. What is to stay has to be copied.
+    """
+    return torch.load(path / STATE, map_location="cpu", weights_only=True, mmap=True)
 
 
 def read_about(path: Path) -> dict[str, Any]:

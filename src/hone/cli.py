@@ -18,6 +18,8 @@ UNREAD = 141
 """What a shell makes of SIGPIPE."""
 RUNS = {"mine": "make", "synth": "make", "eval": "evaluate"}
 """The functions of commands that are not called as these are."""
+SEVERAL = ("train", "resume", "eval")
+"""The commands that run in several processes."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,6 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # models write what no terminal knows
     _show_notes()
+    processes, place = commands.launched()
+    if processes > 1 and chosen.command not in SEVERAL:
+        return _refuse_several(chosen.command, processes, place)
     try:
         status = chosen.run(chosen)
         sys.stdout.flush()
@@ -47,6 +52,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"hone: {error}", file=sys.stderr)
         return 2
+
+
+def _refuse_several(command: str, processes: int, place: int) -> int:
+    """The exit status; the first process says why, and the others end without a fault, so that it is heard."""
+    if place:
+        return 0
+    told = f"`hone {command}` runs in one process, and the launcher started {processes}; of several run"
+    print(f"hone: {told} {', '.join(SEVERAL)}", file=sys.stderr)
+    return 2
 
 
 def _is_unread() -> bool:
@@ -70,11 +84,11 @@ def _show_notes() -> None:
 
     Of several processes all tell the same, but for errors.
     """
-    several, place = int(os.environ.get("WORLD_SIZE", "1")) > 1, os.environ.get("RANK", "0")
+    processes, place = commands.launched()
     notes, logger = _Notes(), logging.getLogger("hone")
-    notes.setFormatter(logging.Formatter(f"%(levelname)s{f' ({place})' if several else ''}: %(message)s"))
+    notes.setFormatter(logging.Formatter(f"%(levelname)s{f' ({place})' if processes > 1 else ''}: %(message)s"))
     logger.handlers = [notes]
-    logger.setLevel(logging.ERROR if several and place != "0" else logging.INFO)
+    logger.setLevel(logging.ERROR if processes > 1 and place else logging.INFO)
 
 
 def _can_be_mended(error: Exception) -> bool:

@@ -88,8 +88,8 @@ class Collector:
             params: Their ``seed`` is the key from which those of the samples are derived.
             verifier: Instead of the collector's own.
             environment: Likewise.
-            finished: Called with the place and the group as soon as one is played and judged here, one at a time, in
-                another thread; what it raises ends the playing.
+            finished: Called in the first process with the place and the group as soon as one is played and judged,
+                one at a time, in another thread; what it raises ends the playing.
 
         Raises:
             Interrupted: After :meth:`cancel`.
@@ -98,16 +98,22 @@ class Collector:
         """
         started = time.perf_counter()
         judging = Judge(self._pools.of(verifier or self.verifier), self.on_error)
-        share = Share(self._lengths.expected(tasks), self._room(n))
+        share = Share(self._lengths.expected(tasks), self._room(n), finished)
 
         def own() -> dict[int, Group]:
             try:
-                work = self._play(environment or self.environment, tasks, n, params, judging, share, finished)
+                work = self._play(environment or self.environment, tasks, n, params, judging, share)
                 return self._await(work, lambda: self._hanging(judging))
+            except BaseException:
+                share.give_up()
+                raise
             finally:
                 judging.tell_the_rest()
 
-        groups = together(own, len(tasks))
+        try:
+            groups = together(own, len(tasks))
+        finally:
+            share.hear()  # of what others had finished when one gave up
         self._lengths.learn(groups)
         ended = time.perf_counter()
         self.seconds = {"sample": judging.last_start - started, "verify": ended - judging.last_start}
@@ -156,6 +162,8 @@ class Collector:
     def _hanging(self, judging: Judge) -> str:
         """What playing still waits for."""
         left = [play.get_name() for play in self._plays if not play.done()]
+        if not left:
+            return "sampling: all is played here, and another process"
         shown = ", ".join(left[:SHOWN]) + (", ..." if len(left) > SHOWN else "")
         verdicts = (
             f"{judging.open} verdicts are awaited" if judging.open else "no verdict is awaited, so the sampler is"
@@ -187,7 +195,6 @@ class Collector:
         params: SamplingParams,
         judging: Judge,
         share: Share,
-        finished: Callable[[int, Group], None] | None,
     ) -> dict[int, Group]:
         keys, found = list(_keyed(tasks, params)), {}
         self._plays = plays = []
@@ -197,8 +204,7 @@ class Collector:
             found[place] = group = await environment.play_group(
                 task, n, sampler=self.sampler, verify=judging, params=keys[place]
             )
-            if finished is not None:
-                finished(place, group)
+            share.tell(place, group)
             if (another := share.another()) is not None:
                 begin(another)
 
@@ -206,9 +212,13 @@ class Collector:
             plays.append(playing.create_task(play(place), name=tasks[place].id))
 
         try:
-            async with asyncio.TaskGroup() as playing:
-                for place in share.places:
-                    begin(place)
+            async with asyncio.TaskGroup() as both:
+                others = both.create_task(share.attend(plays))
+                async with asyncio.TaskGroup() as playing:
+                    for place in share.places:
+                        begin(place)
+                if not share.awaits:
+                    others.cancel()
         except ExceptionGroup as group:
             raise _first(group) from None
         return found

@@ -13,6 +13,11 @@ INTERRUPTED = 130
 """What a shell makes of SIGINT."""
 
 
+def launched() -> tuple[int, int]:
+    """How many processes a launcher has started, and the place of this one."""
+    return int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+
+
 def train(chosen: argparse.Namespace) -> int:
     """Train."""
     from hone.config import load_config
@@ -108,10 +113,13 @@ def evaluate(chosen: argparse.Namespace) -> int:
     config, path = load_evaluation(chosen.config, overrides), Path(chosen.config)
     folder = chosen.output or Path("evals", path.stem if path.stem != "config" else path.resolve().parent.name)
     _quiet_libraries()
-    with Progress() as progress:
+    leads = launched()[1] == 0
+    with Progress(leads) as progress:
         results = evaluate(
             config, checkpoints, folder=folder, base=not chosen.no_base, seed=chosen.seed, progress=progress
         )
+    if not leads:
+        return 0
     for name, result in results["evaluations"].items():
         _console().print(table(name, result))
     print(f"results: {folder / 'results.json'}", f"picture: {folder / 'passk.png'}", sep="\n")

@@ -3,7 +3,8 @@
 Everything lies in one folder: ``config.yaml``, each checkpoint's rows in ``<evaluation>/<checkpoint>.jsonl`` (as in
 ``rollouts.jsonl``), ``results.json`` and ``passk.png``. A task's rows are written as soon as it is played, so that a
 start that was cut off goes on where it was. Noise is keyed by evaluation, task, sibling and position alone: checkpoints
-differ by their weights, and the evaluations of a training run have the same noise.
+differ by their weights, and the evaluations of a training run have the same noise. Of several processes each plays a
+share of the tasks, and the first one reads and writes the folder.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from hone import document
+from hone import document, ranks, runtime
 from hone.candidates import Candidate, find, refuse_other_tokenizers
+from hone.collect import Interrupted
 from hone.config import Config, load_config
 from hone.hooks import jsonl
 from hone.hooks.rows import rows
+from hone.interrupt import graceful
 from hone.judging import refuse_without_verdict
 from hone.ledger import ELSEWHERE, claim, identify, write_whole
 from hone.report.evaluation import METHOD, draw, evaluated
@@ -52,7 +55,7 @@ def evaluate(
         folder: Where everything is written. Of an earlier start, its finished tasks are not played again.
         base: Evaluate the configuration's own model too.
         seed: Of the resampling behind intervals and tests.
-        progress: Told of evaluation, checkpoint, tasks done, and tasks in all.
+        progress: Told of evaluation, checkpoint, tasks done, and tasks in all; in the first process.
 
     Returns:
         What is in ``results.json``.
@@ -62,16 +65,23 @@ def evaluate(
         ValueError: There are no evaluations, the folder holds one with other settings, tokenizers differ, or a task
             does not fit into the model.
         VerificationError: Not one answer of an evaluation could be judged.
+        KeyboardInterrupt: After Ctrl-C, in all processes; the same call goes on.
     """
     if not config.eval:
         raise ValueError("there is no eval section: hone eval evaluates what stands in eval.<name>.tasks")
-    candidates = find(config, checkpoints, base=base)
-    refuse_other_tokenizers(config, candidates)
     folder = Path(folder)
-    parts = [_Part(name, part, folder / name, _tasks(name, part)) for name, part in config.eval.items()]
-    claim(folder, config)
-    for candidate in candidates:
-        _play(config, candidate, parts, folder, progress)
+    with runtime.joined(config.device, config.limits.sampling, config.limits.update):
+        candidates = find(config, checkpoints, base=base)
+        refuse_other_tokenizers(config, candidates)
+        parts = [_Part(name, part, folder / name, _tasks(name, part)) for name, part in config.eval.items()]
+        ranks.first(lambda: claim(folder, config))
+        for candidate in candidates:
+            _play(config, candidate, parts, folder, progress if not ranks.index() else lambda *_: None)
+        return ranks.first(lambda: _results(candidates, parts, folder, seed))
+
+
+def _results(candidates: Sequence[Candidate], parts: Sequence[_Part], folder: Path, seed: int) -> dict[str, Any]:
+    """Measure what was played, and write it."""
     results = {part.name: evaluated(part.played(candidates), part.settings.siblings, seed) for part in parts}
     where = {candidate.label: candidate.path and str(candidate.path) for candidate in candidates}
     whole = {"checkpoints": where, "method": METHOD | {"seed": seed}, "evaluations": results}
@@ -168,13 +178,14 @@ def _play(
     config: Config, candidate: Candidate, parts: Sequence[_Part], folder: Path, progress: Callable[..., None]
 ) -> None:
     """Play what one checkpoint has not played; its weights are loaded only if there is anything."""
-    todo = {part.name: part.remaining(candidate) for part in parts}
+    todo = ranks.first(lambda: {part.name: part.remaining(candidate) for part in parts})
     if not any(todo.values()):
-        identify(folder, candidate, None)
+        ranks.first(lambda: identify(folder, candidate, None))
         return
     with Session(_playing(config, candidate)) as session:
         candidate.take_over(session)
-        identify(folder, candidate, session.fingerprint())
+        weights = session.fingerprint()
+        ranks.first(lambda: identify(folder, candidate, weights))
         for part in parts:
             _refuse_too_long(session, candidate, part, config)
         for part in parts:
@@ -199,11 +210,14 @@ def _play_part(
     params = settings.sampling.keyed("evaluate", part.name)
     tasks = [part.tasks[place] for place in places]
     try:
-        groups = session.collector.play(
-            tasks, settings.siblings, params, settings.verifier, settings.environment, finished=keep
-        )
-    except BaseException:
+        with graceful(session.collector.cancel, "stopping"):
+            groups = session.collector.play(
+                tasks, settings.siblings, params, settings.verifier, settings.environment, finished=keep
+            )
+    except BaseException as error:
         log.info("%d of %d tasks are kept in %s; the same command goes on", done, len(part.tasks), path)
+        if isinstance(error, Interrupted):
+            raise KeyboardInterrupt from None
         raise
     refuse_without_verdict(groups)
 

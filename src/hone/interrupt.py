@@ -12,8 +12,8 @@ from hone import ranks
 
 
 @contextmanager
-def graceful(stop: Callable[[], None]) -> Iterator[None]:
-    """Have the first Ctrl-C call ``stop``, which is to end things soon; the second ends them at once.
+def graceful(stop: Callable[[], None], told: str = "stopping: saving a checkpoint") -> Iterator[None]:
+    """Have the first Ctrl-C call ``stop``, which is to end things soon, and say so; the second ends them at once.
 
     Elsewhere than in the main thread, where signals cannot be handled, nothing changes.
     """
@@ -25,7 +25,7 @@ def graceful(stop: Callable[[], None]) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
         stop()
         if not ranks.index():
-            print("\nstopping: saving a checkpoint (Ctrl-C again to stop at once)", file=sys.stderr)
+            print(f"\n{told} (Ctrl-C again to stop at once)", file=sys.stderr)
 
     before = signal.signal(signal.SIGINT, interrupt)
     try:

@@ -262,11 +262,12 @@ class Learner:
         self._schedule(began=state.get("began", 0))
         self._norms = list(state.get("norms", []))
         groups, bases = self.optimizer.state_dict()["param_groups"], self.scheduler.base_lrs
+        weights = self.policy.parameters()
         moments = {
             place: {
-                name: placed(v, self.policy.parameters()[place]) if name != "step" else v for name, v in own.items()
+                name: v.clone() if name == "step" else placed(v, weights[place], own=True) for name, v in saved.items()
             }
-            for place, own in state["optimizer"]["state"].items()
+            for place, saved in state["optimizer"]["state"].items()
         }
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         self.scheduler.load_state_dict(state["scheduler"] | {"base_lrs": bases})

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, distributed
 
 T = TypeVar("T")
+PIECE = 4 * 2**20
+"""Bytes that the store takes at a time: torch's takes 8 MiB at most."""
 
 
 def several() -> bool:
@@ -67,6 +69,29 @@ def summed(*values: float) -> list[float]:
 def take(counter: str) -> int:
     """The next number of a counter that the processes share, from 0: no two of them get the same."""
     return _store().add(f"hone/{counter}", 1) - 1
+
+
+def post(name: str, value: Any) -> None:
+    """Leave something under a name that is used once, for whoever looks; unlike :func:`each`, nobody has to wait."""
+    data = pickle.dumps(value)
+    starts = range(0, len(data), PIECE)
+    for i, start in enumerate(starts):
+        _store().set(f"hone/{name}/{i}", data[start : start + PIECE])
+    _store().set(f"hone/{name}", str(len(starts)))  # last: what is there is there whole
+
+
+def posted(name: str) -> bool:
+    """Whether something lies under a name."""
+    return _store().check([f"hone/{name}"])
+
+
+def fetch(name: str) -> Any:
+    """What lies under a name, which is then free; it waits until there is something."""
+    pieces = [f"hone/{name}/{i}" for i in range(int(_store().get(f"hone/{name}")))]
+    data = b"".join(map(_store().get, pieces))
+    for key in (f"hone/{name}", *pieces):
+        _store().delete_key(key)
+    return pickle.loads(data)
 
 
 def blame(error: Exception) -> str | None:

@@ -68,7 +68,7 @@ def device(name: str) -> torch.device:
     """
     if _launched() > 1 and not ranks.several():
         raise ValueError(
-            f"the launcher started {_launched()} processes, and only `hone train` and `hone resume` run in several; "
+            f"the launcher started {_launched()} processes, and only `hone train`, `resume` and `eval` run in several; "
             "start this without torchrun or accelerate launch"
         )
     if ranks.several() and ":" in name:

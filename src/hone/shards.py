@@ -19,10 +19,16 @@ def kept(part: Tensor) -> Tensor:
     return whole.new_empty(0, device="cpu") if distributed.get_rank() else whole.cpu()
 
 
-def placed(values: Tensor, like: Tensor) -> Tensor:
-    """Values as :func:`kept` gave them, sharded where ``like`` is: all come from the first process."""
+def placed(values: Tensor, like: Tensor, *, own: bool = False) -> Tensor:
+    """Values as :func:`kept` gave them, sharded where ``like`` is: all come from the first process.
+
+    Args:
+        values: The others' are not looked at where ``like`` is sharded.
+        like: The tensor that they are for.
+        own: Copy those that are not sharded to where ``like`` is; else they are given back as they are.
+    """
     if not isinstance(like, DTensor):
-        return values
+        return values.to(like.device, copy=True) if own else values
     device = like.to_local().device
     whole = values.new_empty(like.shape, device=device) if distributed.get_rank() else values.to(device)
     return distribute_tensor(whole, like.device_mesh, like.placements)

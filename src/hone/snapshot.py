@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -39,9 +40,10 @@ def save(trainer: Any) -> Path:
 def restore(trainer: Any, path: Path) -> None:
     """Put a run, of however many processes, where the checkpoint was made, of however many.
 
-    Every process reads the file.
+    Every process opens the file; tensors that are sharded only the first one reads.
     """
     saved = checkpoint.load(path)
+    tasks, hooks = copy.deepcopy((saved["tasks"], saved["hooks"]))  # they keep what they are given
     policy, state = trainer.policy, trainer.state
     policy.load_state_dict(saved["policy"])
     policy.version = saved["version"]
@@ -50,10 +52,10 @@ def restore(trainer: Any, path: Path) -> None:
     trainer.learner.load_state_dict(saved["learner"])
     state.step = saved["step"]
     trainer.enter_stage()
-    trainer.ahead.load_state_dict(saved)
+    trainer.ahead.load_state_dict(saved | {"tasks": tasks})
     for name, hook in _named(trainer.hooks):
-        if name in saved["hooks"]:  # else it is new to the run
-            hook.load_state_dict(saved["hooks"][name])
+        if name in hooks:  # else it is new to the run
+            hook.load_state_dict(hooks[name])
     kept = trainer.config.checkpoint
     ranks.first(lambda: checkpoint.tidy(trainer.folder, keep=kept.keep, best=kept.best))
     log.info("resumed from %s", path)

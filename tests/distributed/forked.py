@@ -79,6 +79,55 @@ def train(folder, config, resume=False, allow=(), fault=None):
     return {"interrupted": trainer.interrupted, "leads": trainer.leads, "step": trainer.state.step}
 
 
+def evaluate(folder, config, checkpoints=(), fault=None):
+    """An evaluation, and whether Ctrl-C ended it. ``fault`` is a task that is never answered, and what happens then."""
+    from hone.envs.single_turn import SingleTurn
+    from hone.evaluation import evaluate, load_evaluation
+
+    if fault:
+        task_id, kind = fault
+        play_group = SingleTurn.play_group
+
+        async def hurt(self, task, n, **rest):
+            if task.id == task_id and kind == "error":
+                raise MemoryError("the cat sat on the GPU")
+            if task.id == task_id:
+                os.kill(os.getpid(), signal.SIGINT)
+                await asyncio.sleep(1e6)
+            return await play_group(self, task, n, **rest)
+
+        SingleTurn.play_group = hurt
+    told = []
+    try:
+        results = evaluate(
+            load_evaluation(config), checkpoints, folder=f"{folder}/out", progress=lambda *given: told.append(given)
+        )
+    except KeyboardInterrupt:
+        return {"results": "interrupted", "told": told}
+    return {"results": results, "told": told}
+
+
+def resume(folder, config):
+    """MiB that a process holds more at most while it restores a run, and what its optimiser then knows."""
+    from hone import snapshot
+    from hone.peaks import peak
+    from hone.shards import full
+
+    restore, found = snapshot.restore, {}
+
+    def measured(trainer, path):
+        peak()
+        before = peak()
+        restore(trainer, path)
+        found["more"] = peak() - before
+        found["moments"] = [full(own["exp_avg"]) for own in trainer.learner.optimizer.state.values()]
+
+    snapshot.restore = measured
+    trainer = hone.Trainer(hone.load_config(config, {"folder": f"{folder}/run"}))
+    trainer.fit(resume=True, allow=["settings"])
+    return found
+
+
 def refusals(folder, config):
     """What several processes are told that they cannot do."""
     import torch
@@ -110,7 +159,8 @@ def refusals(folder, config):
 
 
 def playing(folder):
-    """Who played which of twenty tasks where the first process is slow; and what comes of a failure in the second."""
+    """Who played which of twenty tasks where the first process is slow, what it hears of meanwhile; and what comes of a
+    failure in the second while the first would go on for days."""
     from loop_parts import low
 
     from hone import ranks, runtime
@@ -127,23 +177,27 @@ def playing(folder):
         async def play_group(self, task, n, **rest):
             if ranks.index():
                 raise LookupError(f"no room for {task.id}")
-            return Group(task, [])
+            await asyncio.sleep(1e6)
 
     class Two:
         max_sequences = 2
 
     tasks = [Task(f"{i}", []) for i in range(20)]
+    told = []
     with runtime.joined("cpu", 60.0):
         collector = Collector(Uneven(), Two(), low, workers=1)
         try:
-            played = collector.play(tasks, 2, SamplingParams())
+            played = collector.play(
+                tasks, 2, SamplingParams(), finished=lambda place, group: told.append((place, group))
+            )
             try:
                 collector.play(tasks[:2], 2, SamplingParams(), environment=Failing())
             except LookupError as error:
                 failed = str(error)
         finally:
             collector.close()
-    return {"played": [(group.task.id, group.metrics["by"]) for group in played], "failed": failed}
+    heard = [(place, group.metrics["by"]) for place, group in told]
+    return {"played": [(group.task.id, group.metrics["by"]) for group in played], "failed": failed}, heard
 
 
 def _hurt(trainer, step, signal_number):

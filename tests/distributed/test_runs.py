@@ -138,6 +138,22 @@ def test_saved_on_four_resumed_on_one_and_two(config, alone, processes, tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the most that was held cannot be told")
+def test_a_process_holds_no_more_of_a_checkpoint_than_its_part(config, tiny_folder, processes):
+    """Of two moments, of 51 MiB each; the weights are there."""
+    large = {"model.path": tiny_folder("llama", hidden_size=1024, intermediate_size=2048), "eval": {}, "hooks": []}
+    settings = large | {"checkpoint.best": None}
+    folder, _ = processes("train", 1, config=config(steps=1, **settings))
+    wanted = checkpoint.load(folder / "run" / "checkpoints" / "step-1")["learner"]["optimizer"]["state"]
+    whole = sum(own["exp_avg"].nbytes for own in wanted.values()) / 2**20
+    assert whole > 50
+    _, found = processes("resume", 2, folder, config=config(steps=1, engine="fsdp", **settings))
+    for one in found:
+        assert all(torch.equal(one["moments"][place], own["exp_avg"]) for place, own in wanted.items())
+    assert found[1]["more"] < 80  # half of two moments, and what comes with it; the whole file has 152
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["fsdp", {"fsdp": {"replicas": 2}}], ids=str)
 def test_saved_on_one_resumed_on_four(engine, config, alone, processes):
     folder, _ = processes("train", 1, config=config(steps=2))
@@ -175,8 +191,12 @@ def test_a_process_that_is_killed_ends_all(config, processes):
 
 
 def test_what_waits_behind_a_slow_process_moves_to_another(processes):
-    _, told = processes("playing", 2)
+    _, found = processes("playing", 2)
+    told, heard = zip(*found, strict=True)
     assert told[0] == told[1]
+    assert sorted(heard[0]) == list(enumerate(place for _, place in told[0]["played"]))  # of every group, once
+    assert heard[0][0][1] == 1  # while its own first one was still being played
+    assert heard[1] == []
     assert [name for name, _ in told[0]["played"]] == [f"{i}" for i in range(20)]  # each once, in their order
     by_the_slow_one = sum(place == 0 for _, place in told[0]["played"])
     assert 2 <= by_the_slow_one <= 5

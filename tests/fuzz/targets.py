@@ -178,6 +178,7 @@ GYM = {
     "time_intervals": ("77:77", {"task_type": "time"}),
     "calendar_arithmetic": ("777", {"task": "count_days"}),
     "prime_factorization": ("7 × 77", {"factors": [7, 77]}),
+    "number_sorting": ("['7', '77', '777']", {"direction": "ascending"}),
     "coin_flip": ("0.777", {"solution": {"prob": 0.7777, "type": "x"}}),
     "simple_integration": ("x**7 + C", {"integrand": "7*x**6", "variable": "x"}),
 }

@@ -6,7 +6,7 @@ import pytest
 
 from hone.samplers import vllm_fleet
 from hone.samplers.vllm_compat import GENERATE, HEALTH, WEIGHTS
-from hone.samplers.vllm_fleet import Fleet
+from hone.samplers.vllm_fleet import FAILURES, TRIES, Failure, Fleet
 
 
 class Played(Fleet):
@@ -16,7 +16,8 @@ class Played(Fleet):
         super().__init__(urls, patience)
         self.slow = slow
         self.has = dict.fromkeys(urls, "none")
-        self.wrong, self.down, self.loads = {}, set(), []
+        self.wrong, self.down, self.loads, self.asked = {}, set(), [], []
+        self.poison = dict.fromkeys(urls, ())
 
     async def __aenter__(self):
         self._watches = [asyncio.ensure_future(self._watch(server)) for server in self.servers]
@@ -33,6 +34,10 @@ class Played(Fleet):
         if isinstance(self.wrong.get(url), Exception) and path != HEALTH:
             raise self.wrong[url]
         if path == GENERATE:
+            self.asked.append((url, body.get("prompt")))
+            await asyncio.sleep(0.01)
+            if body.get("prompt") in self.poison[url]:
+                raise Failure(f"500 from {path}: no kernel for {body['prompt']}")
             spans = [{"version": self.has[url]}]
             return {"choices": [{"finish_reason": "stop", "weight_versions": spans, "url": url}]}
         if path == WEIGHTS and method == "POST":
@@ -102,3 +107,98 @@ def test_where_all_refuse_it_is_told_at_once():
 
     with pytest.raises(PermissionError, match="does not take the key"):
         asyncio.run(asyncio.wait_for(work(), 5))
+
+
+def ask(poison, prompts, urls=("a", "b")):
+    """Answers or errors of requests made at once, and the fleet, with how each server was when the last was there."""
+
+    async def work():
+        async with Played(list(urls)) as fleet:
+            fleet.poison |= poison
+            await fleet.give("v1", check=False)
+            found = await asyncio.gather(*(fleet.ask({"prompt": p}) for p in prompts), return_exceptions=True)
+            return found, fleet
+
+    return asyncio.run(asyncio.wait_for(work(), 20))
+
+
+def test_a_request_that_always_fails_ends_with_what_the_server_said():
+    [error, *others], fleet = ask({"a": ["x"], "b": ["x"]}, ["x", *range(6)])
+    assert type(error) is OSError
+    told = f"sampler: a request failed {TRIES} times, the last time on a: 500 from {GENERATE}: no kernel for x"
+    assert str(error) == told
+    assert [url for url, prompt in fleet.asked if prompt == "x"] == ["a", "b", "a", "b", "a"]
+    assert all(isinstance(answer, dict) for answer in others)
+    assert all(server.serves for server in fleet.servers)  # there is nothing wrong with them
+
+
+def test_where_one_server_fails_another_is_asked():
+    [answer], fleet = ask({"a": ["x"]}, ["x"])
+    assert answer["url"] == "b"
+    assert fleet.asked == [("a", "x"), ("b", "x")]
+
+
+def test_a_server_that_fails_each_request_is_lost_though_it_says_that_it_is_well(caplog):
+    prompts = list(range(40))
+    found, fleet = ask({"a": prompts}, prompts)
+    assert [answer["url"] for answer in found] == ["b"] * 40
+    assert f"the server a is lost: {FAILURES} requests failed in a row, the last with 500 from" in caplog.text
+    assert sum(url == "a" for url, _ in fleet.asked) == 20  # no request twice
+
+
+def test_where_all_fail_each_request_it_is_told_soon_however_many_there_are():
+    prompts = list(range(100))
+    found, fleet = ask({"a": prompts}, prompts, urls=["a"])
+    assert all("no kernel for" in str(error) and type(error) is OSError for error in found)
+    assert len(fleet.asked) <= TRIES * 100
+
+
+def test_a_failure_now_and_then_loses_no_server():
+    """Whatever was answered in between begins the count anew."""
+
+    async def work():
+        async with Played(["a"]) as fleet:
+            fleet.poison["a"] = ["x"]
+            await fleet.give("v1", check=False)
+            for _ in range(3):
+                for _ in range(FAILURES - 1):
+                    asking = asyncio.ensure_future(fleet.ask({"prompt": "x"}))
+                    await asyncio.sleep(0.015)  # once
+                    asking.cancel()
+                assert fleet.servers[0].failures > 0
+                await fleet.ask({"prompt": "y"})
+                assert fleet.servers[0].failures == 0
+            return fleet.servers[0].serves
+
+    assert asyncio.run(work())
+
+
+def test_a_real_server_says_why_a_request_fails():
+    web = pytest.importorskip("aiohttp.web")
+    seen = []
+
+    async def answer(request):
+        seen.append(request.path)
+        if request.path == GENERATE:
+            return web.Response(status=500, text="CUDA error: an illegal memory access")
+        return web.json_response({"version": "v1", "longest": 100})
+
+    async def work():
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", answer)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        port = runner.addresses[0][1]
+        fleet = await Fleet([f"http://127.0.0.1:{port}"], 5.0).__aenter__()
+        try:
+            await fleet.give("v1", check=False)
+            await fleet.ask({"token_ids": [1]})
+        finally:
+            await fleet.__aexit__()
+            await runner.cleanup()
+
+    with pytest.raises(OSError, match=rf"failed {TRIES} times, .*: 500 from {GENERATE}: CUDA error: an illegal"):
+        asyncio.run(asyncio.wait_for(work(), 20))
+    assert seen.count(GENERATE) == TRIES

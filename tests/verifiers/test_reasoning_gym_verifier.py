@@ -102,8 +102,15 @@ def test_puzzle24_needs_the_given_numbers(judge):
 
 
 def test_complex_nan_is_no_number(judge):
-    for answer in ("nan", "NaN", "nan+1i", "inf"):
+    for answer in ("nan", "NaN", "nan+1i", "inf", "n an", "(n an)", "n an + n ani"):
         assert judge(ReasoningGymVerifier(), f"<answer>{answer}</answer>", **meta("complex_arithmetic")).value == 0
+
+
+@pytest.mark.parametrize("word", ["NaN", "'nan'", '"-NaN"', r'"n\u0061n"', "Infinity", "1e999", "null"])
+def test_a_list_of_what_are_no_numbers_is_not_sorted(judge, word):
+    entry = meta("number_sorting")
+    count = len(json.loads(entry["entry"]["answer"].replace("'", '"')))
+    assert judge(ReasoningGymVerifier(), f"<answer>[{', '.join([word] * count)}]</answer>", **entry).value == 0
 
 
 def test_the_integral_itself_is_no_antiderivative(judge):

@@ -34,16 +34,20 @@ COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 
 
 class Progress:
-    """Bars on standard error, if it is a terminal. Called with what is played, by whom, how far, and of how many."""
+    """Bars on standard error, if it is a terminal. Called with what is played, by whom, how far, and of how many.
 
-    def __init__(self) -> None:
+    Args:
+        shown: Whether there are any: several processes may have one terminal.
+    """
+
+    def __init__(self, shown: bool = True) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bars
 
         console = Console(stderr=True)
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-        self._bars = Bars(*columns, console=console, disable=not console.is_terminal)
+        self._bars = Bars(*columns, console=console, disable=not (shown and console.is_terminal))
         self._known: dict[tuple[str, str], Any] = {}
 
     def __enter__(self) -> Progress:

@@ -17,6 +17,14 @@ FIRST, MOST = 0.5, 15.0
 """Seconds before the first further try at a lost server, doubled each time, and the most."""
 PULSE = 5.0
 """Seconds between looks at a server's health, and for its answer."""
+TRIES = 5
+"""How often a request may fail on servers that are there: then it is the request, or all of them."""
+FAILURES = 5
+"""Requests that fail in a row on a server, after which it is lost though it says that it is well."""
+
+
+class Failure(OSError):
+    """A server answers, but not as one that is in order: with the status and the text."""
 
 
 @dataclass(eq=False)
@@ -29,6 +37,8 @@ class Server:
         why: It does not.
         refused: What it said, or what is wrong with it, if to ask again is of no use before other weights come.
         longest: Most tokens of a context and its continuation; 0 where it has not said.
+        failures: Requests that failed since one did not.
+        failing: The last of them, if for that it is lost.
         posts: Requests under way.
         taking: Held by who gives it weights.
     """
@@ -38,6 +48,8 @@ class Server:
     why: str = "not asked yet"
     refused: Exception | None = None
     longest: int = 0
+    failures: int = 0
+    failing: Failure | None = None
     posts: set[asyncio.Task[Any]] = field(default_factory=set)
     taking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -48,6 +60,13 @@ class Server:
         self.serves, self.why = False, why
         for post in self.posts:
             post.cancel()
+
+    def fail(self, failure: Failure) -> None:
+        """A request has failed; one too many, and it is lost. If it returns then, one more is enough."""
+        self.failures += 1
+        if self.failures >= FAILURES:
+            self.failing = failure
+            self.lose(f"{self.failures} requests failed in a row, the last with {failure}")
 
 
 class Fleet:
@@ -106,12 +125,16 @@ class Fleet:
     async def ask(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
         """One answer to a request by the weights of now, from whoever is the least busy; a lost server's is not taken.
 
+        Where it failed once it is asked again only if there is no other.
+
         Raises:
             TimeoutError: If there is no server for as long as ``patience``.
             ValueError: If the servers refuse the request.
+            OSError: If it failed ``TRIES`` times on servers that were there: with the last one's status and text.
         """
+        failed: list[Server] = []
         while True:
-            server = await self._anyone()
+            server = await self._anyone(failed)
             post = asyncio.ensure_future(self._json(server, "POST", GENERATE, body))
             server.posts.add(post)
             try:
@@ -119,6 +142,12 @@ class Fleet:
             except asyncio.CancelledError:
                 if asyncio.current_task().cancelling():
                     raise  # nobody waits any more; its server sees the connection close
+                if server.failing:
+                    await self._once_more(server, server.failing, failed)
+                continue
+            except Failure as failure:
+                server.fail(failure)
+                await self._once_more(server, failure, failed)
                 continue
             except OSError as error:
                 if isinstance(error, PermissionError):
@@ -132,10 +161,18 @@ class Fleet:
             if spans - {self.version}:
                 server.lose(f"it has the weights {', '.join(sorted(spans))}, not {self.version}")
             elif answer["finish_reason"] != "abort":  # as when another gives it weights
+                server.failures, server.failing = 0, None
                 return answer
 
-    async def _anyone(self) -> Server:
-        """The least busy of those that serve; waits for one."""
+    async def _once_more(self, server: Server, failure: Failure, failed: list[Server]) -> None:
+        """Wait before a request is made again, twice as long each time; after the last try, raise."""
+        failed.append(server)
+        if len(failed) == TRIES:
+            raise OSError(f"sampler: a request failed {TRIES} times, the last time on {server.url}: {failure}")
+        await asyncio.sleep(FIRST * 2 ** (len(failed) - 1))
+
+    async def _anyone(self, failed: Sequence[Server] = ()) -> Server:
+        """The least busy of those that serve, of others than those where it failed if there are any; waits for one."""
         waiting = asyncio.get_running_loop().time()
         while not (able := [server for server in self.servers if server.serves]):
             if self._closed is not None:
@@ -152,7 +189,7 @@ class Fleet:
                     "`hone serve CONFIG`"
                 ) from None
             self._news.clear()
-        return min(able, key=lambda server: len(server.posts))
+        return min(able, key=lambda server: (failed.count(server), len(server.posts)))
 
     async def _watch(self, server: Server) -> None:
         """Look after a server for as long as there is a trainer."""
@@ -205,7 +242,8 @@ class Fleet:
         Raises:
             PermissionError: It does not take the key.
             ValueError: It does not take the request.
-            OSError: It did not answer in time, or not as one that is in order.
+            Failure: It did not answer as one that is in order.
+            OSError: It did not answer in time.
         """
         import aiohttp
 
@@ -218,7 +256,7 @@ class Fleet:
                 if response.status == 404:
                     raise OSError(f"it has no {path}; was it started with `hone serve`?")
                 if not response.ok:
-                    raise OSError(f"{response.status} from {path}: {(await response.text())[:500]}")
+                    raise Failure(f"{response.status} from {path}: {(await response.text())[:500]}")
                 return await response.json() if path != HEALTH else None
         except TimeoutError:
             raise OSError(f"no answer to {path} in time") from None

@@ -124,6 +124,7 @@ class VLLMServers(VLLMSettings):
             ValueError: If the context is empty, or the servers have no room for it and ``max_tokens`` more.
             RuntimeError: Before ``sync``.
             TimeoutError: If there is no server for as long as ``patience``.
+            OSError: If it fails again and again on servers that are well otherwise.
         """
         if self._fleet is None:
             raise RuntimeError("sampler: there is no policy; call sync(policy) first")

@@ -13,6 +13,11 @@ from typing import Any
 MAX_DIGITS = 10_000
 """An answer whose evaluation would build a number of more decimal digits than this is absurd."""
 
+_TOKENS = re.compile(r"\d*\.\d*|\d+|\\[A-Za-z]+|\\.|[^\s\\]")
+_SEPARATORS = re.compile(r"\\(?:left|right)(?![A-Za-z])|\\[,;:! ]|(?<=\d)(?:,|\{,\})(?=\d{3})")
+"""What stands in LaTeX and says nothing: also that of thousands."""
+_OPENING, _CLOSING = ("(", "[", "{", r"\{"), (")", "]", "}", r"\}")
+
 _OPERATORS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -114,6 +119,59 @@ def digits(expression: Any) -> float:
     if isinstance(expression, factorial | gamma):
         return sizes[0] * _ten_to(sizes[0])
     return max(1.0, sum(sizes))
+
+
+def written_digits(text: str) -> float:
+    """What :func:`digits` tells of an expression, from its LaTeX alone: before a parser reads, and maybe evaluates, it.
+
+    It goes by numbers, powers and factorials, whatever stands around them. Brackets are not to be nested deeply.
+    """
+    tokens = iter(_TOKENS.findall(_SEPARATORS.sub("", text)))
+    ahead = next(tokens, "")
+
+    def take() -> str:
+        nonlocal ahead
+        token, ahead = ahead, next(tokens, "")
+        return token
+
+    def total(closed: bool) -> tuple[float, bool]:
+        parts = []
+        while ahead:
+            if ahead in _CLOSING:
+                take()
+                if closed:
+                    break
+            else:
+                parts.append(power())
+        return sum(size for size, _ in parts), any(letters for _, letters in parts)
+
+    def power() -> tuple[float, bool]:
+        size, letters = atom()
+        while ahead and ahead in "^!":
+            if take() == "!":
+                size *= _ten_to(size)
+                continue
+            while ahead and ahead in "+-":
+                take()
+            exponent, symbols = power()
+            size, letters = (size + exponent if symbols else size * _ten_to(exponent)), letters or symbols
+        return size, letters
+
+    def atom() -> tuple[float, bool]:
+        token = take()
+        if token in _OPENING:
+            return total(closed=True)
+        if token.isdecimal():
+            return int(token).bit_length() * math.log10(2), False
+        if "." in token and (value := float(f"0{token}0")):  # so that 5. and .5 are numbers too
+            return min(abs(math.log10(value)), len(token)), False
+        size = 0.0
+        while token.startswith("\\") and ahead and ahead in _OPENING:  # what a command is of
+            take()
+            size += total(closed=True)[0]
+        return size, token.isalpha()
+
+    return total(closed=False)[0]
 
 
 def _ten_to(exponent: float) -> float:

@@ -14,12 +14,13 @@ from pydantic import Field
 from hone.seats import settings
 from hone.types import Score, Task, Trajectory
 from hone.verifiers.answers import MAX_CHARS, How, extract, has_odd_digits, present
-from hone.verifiers.expressions import MAX_DIGITS, digits
+from hone.verifiers.expressions import MAX_DIGITS, digits, written_digits
 from hone.verifiers.references import reference
 from hone.verifiers.verdict import invalid, verdict
 
 _MAX_LENGTH = 2_000
 _MAX_DEPTH = 30
+_MAX_RELATIONS = 50
 _MAX_WORDS = 8
 _ADVICE = r"where it stands in longer text, answer_pattern takes it out, as in '####\s*(.+)$'"
 _WORDS = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
@@ -121,13 +122,16 @@ def _tidy(answer: str) -> str:
 
 
 def _absurd_text(answer: str) -> bool:
-    """Whether parsing itself would take too long: the parser's time grows steeply with depth."""
+    """Whether parsing itself would take too long: its time grows steeply with depth, and with the length of chains."""
     depth = deepest = 0
     for character in answer:
         depth += (character in "({[") - (character in ")}]")
         deepest = max(deepest, depth)
     huge_binomial = re.search(r"binom|choose", answer) and re.search(r"[0-9]{5}", answer)
-    return len(answer) > _MAX_LENGTH or deepest > _MAX_DEPTH or bool(huge_binomial)
+    relations = sum(map(answer.count, "=<>"))
+    if len(answer) > _MAX_LENGTH or deepest > _MAX_DEPTH or relations > _MAX_RELATIONS or huge_binomial:
+        return True
+    return written_digits(_tidy(answer)) > MAX_DIGITS  # of intervals, chains and matrices, sympy evaluates some at once
 
 
 def _absurd(candidates: list[Any]) -> bool:

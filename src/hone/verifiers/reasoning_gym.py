@@ -2,8 +2,9 @@
 
 Measured over release 0.1.25, some of its scorers cannot be used as they are. They pay floors to any text; they raise
 over text that they cannot read; they pay the right reward for wrong answers (puzzle24 never looks at which numbers were
-used, game_of_life_halting takes any text, complex_arithmetic takes "nan", coin_flip takes "0" for 0.375, whose first
-digit it is); and they run the answer as Python. Below is what is done about each.
+used, game_of_life_halting takes any text, complex_arithmetic takes "n an" and number_sorting a list of NaN, whose
+distance from anything is not too large, coin_flip takes "0" for 0.375, whose first digit it is); and they run the
+answer as Python. Below is what is done about each.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ _READABLE: dict[str, Callable[[str], bool]] = {
         ["binary_matrix", "n_queens", "spiral_matrix", "string_insertion"],
         lambda answer: bool(re.fullmatch(r"[A-Z0-9_\s]*", answer)) or is_literal(answer),
     ),
-    "complex_arithmetic": lambda answer: "nan" not in answer.lower(),
+    "complex_arithmetic": lambda answer: bool(re.fullmatch(r"[0-9.eij+\-()\s]*", answer.lower())),
+    "number_sorting": lambda answer: bool(re.fullmatch(r"[0-9.e+\-,\s\[\]'\"]*", answer.lower())),
     "rubiks_cube": lambda answer: not re.search(r"[0-9]{3}", answer),  # a move is written out as often as it says
 }
 """What an answer must be for the scorer to see it. Those above complex_arithmetic run it as Python."""
