@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hone.math.efficiency import reasoning_efficiency
 from hone.math.majority import majority_at_k
 from hone.math.passk import budgets, pass_at_k, right
 from hone.math.resampling import RESAMPLES, Interval, bootstrap, paired
@@ -68,6 +69,8 @@ class Answers:
         samples: Answers that a task should have.
 
     Attributes:
+        lengths: ``[answer]``: tokens, imposed ones included.
+        thinking: ``[answer]``: tokens of thinking, all of an answer that did not end it; empty if none did.
         accuracy: ``[task]``: mean reward of the judged answers.
         passed: ``[task, k]``: pass@k, for k from 1.
         voted: ``[task, index]``: maj@k for the k of ``votes``; None where the verifier reads no answers.
@@ -76,6 +79,9 @@ class Answers:
 
     def __init__(self, groups: Sequence[Sequence[Row]], samples: int) -> None:
         self.rows = [row for group in groups for row in group if row["sibling"] is not None]
+        self.lengths = [sum(p["tokens"] for p in row["segments"] if p["source"] != "given") for row in self.rows]
+        ended = [row.get("thinking") for row in self.rows]
+        self.thinking = [n or whole for n, whole in zip(ended, self.lengths, strict=True)] if any(ended) else []
         judged = [[r for r in group if r["sibling"] is not None and r["reward"] is not None] for group in groups]
         rewards = [[row["reward"] for row in group] for group in judged]
         self.accuracy = np.array([np.mean(own) if own else np.nan for own in rewards])
@@ -90,7 +96,6 @@ class Answers:
 
     def measured(self, seed: int) -> dict[str, Any]:
         """All numbers of the checkpoint."""
-        lengths = [sum(part["tokens"] for part in r["segments"] if part["source"] == "policy") for r in self.rows]
         wrong = Counter(row["error"].partition(":")[0] for row in self.rows if row["error"] is not None)
         columns = [self.accuracy[:, None], self.passed, *([] if self.voted is None else [self.voted])]
         accuracy, *others = [_plain(found) for found in bootstrap(np.hstack(columns), level=LEVEL, seed=seed)]
@@ -99,7 +104,8 @@ class Answers:
             "accuracy": accuracy,
             "pass@k": {str(k): others[k - 1] for k in range(1, samples + 1)},
             "maj@k": None if self.voted is None else dict(zip(map(str, self.votes), others[samples:], strict=True)),
-            "length": float(np.mean(lengths)) if lengths else None,
+            "length": float(np.mean(self.lengths)) if self.rows else None,
+            "thinking": float(np.mean(self.thinking)) if self.thinking else None,
             "truncated": float(np.mean([row["stop"] == "length" for row in self.rows])) if self.rows else None,
             "answers": len(self.rows),
             "errors": dict(sorted(wrong.items())),
@@ -111,8 +117,11 @@ def _votes(judged: Sequence[Row], ks: Sequence[int]) -> list[float]:
     return [majority_at_k(said, fine, k) if len(judged) >= k else np.nan for k in ks]
 
 
-def compared(first: Answers, second: Answers, seed: int) -> dict[str, Any]:
-    """How much better the second is than the first on the same tasks, in accuracy and in pass@k at the largest k."""
+def compared(first: Answers, second: Answers, max_tokens: int, seed: int) -> dict[str, Any]:
+    """How much better the second is than the first on the same tasks, in accuracy and in pass@k at the largest k.
+
+    Where the second thinks there is its efficiency, too: see :func:`hone.math.efficiency.reasoning_efficiency`.
+    """
     k = first.passed.shape[1]
     pairs = {"accuracy": (first.accuracy, second.accuracy)}
     if k > 1:
@@ -128,15 +137,21 @@ def compared(first: Answers, second: Answers, seed: int) -> dict[str, Any]:
             "better": int((difference > 0).sum()),
             "worse": int((difference < 0).sum()),
         }
+    gained = found["accuracy"]["difference"]["mean"]
+    if second.thinking and gained is not None:
+        found["efficiency"] = reasoning_efficiency(gained, 0.0, second.thinking, max_tokens)
     return found
 
 
-def evaluated(played: Mapping[str, Sequence[Sequence[Row]]], samples: int, seed: int) -> dict[str, Any]:
+def evaluated(
+    played: Mapping[str, Sequence[Sequence[Row]]], samples: int, max_tokens: int, seed: int
+) -> dict[str, Any]:
     """The results of one evaluation.
 
     Args:
         played: The groups of each checkpoint, all of them of the same tasks in the same order.
         samples: Answers that a task should have.
+        max_tokens: Most tokens of an answer.
         seed: Of the resampling.
     """
     answers = {label: Answers(groups, samples) for label, groups in played.items()}
@@ -146,7 +161,7 @@ def evaluated(played: Mapping[str, Sequence[Sequence[Row]]], samples: int, seed:
         "samples": samples,
         "checkpoints": {label: own.measured(seed) for label, own in answers.items()},
         "compared with": first,
-        "differences": {label: compared(answers[first], answers[label], seed) for label in others},
+        "differences": {label: compared(answers[first], answers[label], max_tokens, seed) for label in others},
     }
 
 
@@ -158,7 +173,9 @@ def table(name: str, result: Mapping[str, Any]) -> Table:
     ks = budgets(samples)[1:]
     has_votes = samples > 1 and any(own["maj@k"] for own in found.values())
     heads = ["", "accuracy", *(f"pass@{k}" for k in ks), *([f"maj@{samples}"] if has_votes else [])]
-    heads += ["length", "truncated", "errors", *(["difference", "p"] if result["differences"] else [])]
+    thinks = any(own["thinking"] for own in found.values())
+    heads += ["length", *(["thinking"] if thinks else []), "truncated", "errors"]
+    heads += ["difference", "p", *(["efficiency"] if thinks else [])] if result["differences"] else []
     title = f"{name}: {result['tasks']} tasks, {samples} {'answers' if samples > 1 else 'answer'} each; "
     made = Table(title=title + f"{LEVEL:.0%} intervals over tasks")
     for head in heads:
@@ -167,10 +184,12 @@ def table(name: str, result: Mapping[str, Any]) -> Table:
         cells = [label, _told(own["accuracy"]), *(_number(own["pass@k"][str(k)]["mean"]) for k in ks)]
         if has_votes:
             cells.append(_number(own["maj@k"][str(samples)]["mean"]) if own["maj@k"] else "-")
-        cells += [_number(own["length"], 1), _number(own["truncated"]), str(sum(own["errors"].values()))]
+        cells += [_number(own["length"], 1), *([_number(own["thinking"], 1)] if thinks else [])]
+        cells += [_number(own["truncated"]), str(sum(own["errors"].values()))]
         if label in result["differences"]:
-            against = result["differences"][label]["accuracy"]
-            cells += [_told(against["difference"], "+"), _number(against["p"], 4)]
+            against = result["differences"][label]
+            cells += [_told(against["accuracy"]["difference"], "+"), _number(against["accuracy"]["p"], 4)]
+            cells += [_number(against.get("efficiency"))] if thinks else []
         made.add_row(*cells)
     return made
 
