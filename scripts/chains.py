@@ -1,18 +1,20 @@
 """Chains of arithmetic modulo 10, and thoughts about them that a program writes: what scripts/think.py teaches.
 
-A question is ``7 * 9 + 5 - 8 * 3 + 2 - 6``: from the left, of each result only the last digit. A thought::
+A question is a digit, and steps to go on with; of each result only the last digit counts. With a thought::
+
+    7
+    a) * 9 + 5
+    b) - 8 * 3
 
     <think>
-    7 * 9 + 5 = 4
+    a) 7 * 9 + 5 = 4
 
     Wait, 7 * 9 = 3, 3 + 5 = 8. So 8
 
-    8 - 8 * 3 = 0
-
-    0 + 2 - 6 = 6
+    b) 8 - 8 * 3 = 0
 
     </think>
-    6
+    0
 
 A paragraph is a step: several operations at once (fast), or, behind "Wait", the same once more one at a time (slow),
 which mends what was wrong. Wrong results are written on purpose, into steps that are then checked, and are not learned
@@ -32,7 +34,7 @@ DRAFT = "Draft: only results."
 OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul}
 DIGITS = {"+": range(2, 10), "-": range(2, 10), "*": (3, 7, 9)}
 """What may stand behind each: a product by these keeps all digits apart, so that no result is likelier than others."""
-STEPS, OPERATIONS = 5, 2
+STEPS, OPERATIONS = 4, 2
 """Of a question, and of each of its steps."""
 
 
@@ -40,6 +42,7 @@ STEPS, OPERATIONS = 5, 2
 class Step:
     """Some operations on a digit, each a sign and a digit."""
 
+    name: str
     start: int
     operations: tuple[tuple[str, int], ...]
 
@@ -55,9 +58,14 @@ class Step:
         return self.course()[-1]
 
     @property
-    def term(self) -> str:
-        """``7 * 9 + 5``."""
-        return str(self.start) + "".join(f" {sign} {digit}" for sign, digit in self.operations)
+    def asked(self) -> str:
+        """``* 9 + 5``."""
+        return " ".join(f"{sign} {digit}" for sign, digit in self.operations)
+
+    @property
+    def said(self) -> str:
+        """``a) 7 * 9 + 5 = ``, to which the result belongs."""
+        return f"{self.name}) {self.start} {self.asked} = "
 
     def check(self) -> str:
         """``Wait, 7 * 9 = 3, 3 + 5 = 8. So 8``."""
@@ -70,15 +78,15 @@ class Step:
 def chain(draw: random.Random) -> list[Step]:
     """A question, as the steps of its solution."""
     found, digit = [], draw.randrange(10)
-    for _ in range(STEPS):
+    for name in "abcdefgh"[:STEPS]:
         operations = tuple((sign, draw.choice(DIGITS[sign])) for sign in draw.choices("+-*", k=OPERATIONS))
-        found.append(Step(digit, operations))
+        found.append(Step(name, digit, operations))
         digit = found[-1].result
     return found
 
 
 def question(steps: list[Step]) -> str:
-    return Step(steps[0].start, tuple(operation for step in steps for operation in step.operations)).term
+    return "\n".join([str(steps[0].start), *(f"{step.name}) {step.asked}" for step in steps)])
 
 
 def thought(steps: list[Step], draw: random.Random, *, check: float = 0.25, early: float = 0.2) -> Said:
@@ -98,15 +106,15 @@ def thought(steps: list[Step], draw: random.Random, *, check: float = 0.25, earl
             checks += 1
         wrong = checks > 0 and draw.random() < 0.5
         said = draw.choice([digit for digit in range(10) if digit != step.result]) if wrong else step.result
-        found += [(f"{step.term} = ", True), (str(said), not wrong), ("\n\n", True)]
+        found += [(step.said, True), (str(said), not wrong), ("\n\n", True)]
         found += [(f"{step.check()}\n\n", True)] * checks
-    rest = "".join(f"{step.term} = {step.result}\n" for step in steps[end:])
+    rest = "".join(f"{step.said}{step.result}\n" for step in steps[end:])
     return [*found, (f"</think>\n{rest}{steps[-1].result}", True)]
 
 
 def draft(steps: list[Step]) -> Said:
     """A thought of results alone, and its answer."""
-    lines = "".join(f"{step.result}\n\n" for step in steps)
+    lines = "".join(f"{step.name}) {step.result}\n\n" for step in steps)
     return [(f"<think>\n{lines}</think>\n{steps[-1].result}", True)]
 
 

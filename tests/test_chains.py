@@ -24,7 +24,7 @@ def think(monkeypatch):
 
 
 def worked(term):
-    """By hand, from the left: what a question, a step or a part of a check comes to."""
+    """From the left: what a step, or a part of a check, comes to."""
     digit, *rest = term.split()
     value = int(digit)
     for sign, operand in zip(rest[::2], rest[1::2], strict=True):
@@ -33,38 +33,39 @@ def worked(term):
 
 
 def test_a_thought_by_hand(chains):
-    first = chains.Step(7, (("*", 9), ("+", 5)))
-    second = chains.Step(8, (("-", 9), ("*", 3)))
-    assert (first.result, second.result) == (8, 7)
-    assert chains.question([first, second]) == "7 * 9 + 5 - 9 * 3"
-    assert first.check() == "Wait, 7 * 9 = 3, 3 + 5 = 8. So 8"
-    fast = "".join(text for text, _ in chains.thought([first, second], random.Random(0), check=0, early=0))
-    assert fast == "<think>\n7 * 9 + 5 = 8\n\n8 - 9 * 3 = 7\n\n</think>\n7"
-    early = "".join(text for text, _ in chains.thought([first, second], random.Random(0), check=0, early=1))
-    assert early == "<think>\n7 * 9 + 5 = 8\n\n</think>\n8 - 9 * 3 = 7\n7"
-    assert chains.draft([first, second]) == [("<think>\n8\n\n7\n\n</think>\n7", True)]
+    steps = [chains.Step("a", 7, (("*", 9), ("+", 5))), chains.Step("b", 8, (("-", 9), ("*", 3)))]
+    assert [step.result for step in steps] == [8, 7]
+    assert chains.question(steps) == "7\na) * 9 + 5\nb) - 9 * 3"
+    assert steps[0].check() == "Wait, 7 * 9 = 3, 3 + 5 = 8. So 8"
+    fast = "".join(text for text, _ in chains.thought(steps, random.Random(0), check=0, early=0))
+    assert fast == "<think>\na) 7 * 9 + 5 = 8\n\nb) 8 - 9 * 3 = 7\n\n</think>\n7"
+    early = "".join(text for text, _ in chains.thought(steps, random.Random(0), check=0, early=1))
+    assert early == "<think>\na) 7 * 9 + 5 = 8\n\n</think>\nb) 8 - 9 * 3 = 7\n7"
+    assert chains.draft(steps) == [("<think>\na) 8\n\nb) 7\n\n</think>\n7", True)]
 
 
 def test_every_thought_is_right_and_mends_what_is_wrong(chains):
     draw, mended, checked, early = random.Random(3), 0, 0, 0
     for _ in range(400):
         steps = chains.chain(draw)
-        said = chains.thought(steps, draw)
-        thought, answer = "".join(text for text, _ in said).split("</think>\n")
-        assert answer.splitlines()[-1] == worked(chains.question(steps))
+        first, *asked = chains.question(steps).splitlines()
+        said = "".join(text for text, _ in chains.thought(steps, draw))
+        thought, answer = said.split("</think>\n")
+        assert answer.splitlines()[-1] == worked(" ".join([first, *(line[3:] for line in asked)]))
         early += "=" in answer
-        digit, wrong = None, False
+        digit, wrong = first, False
         for paragraph in thought.removeprefix("<think>\n").split("\n\n")[:-1]:
-            for term, result in re.findall(r"(\d(?: [-+*] \d)+) = (\d)", paragraph):
-                if paragraph.startswith("Wait"):
-                    assert worked(term) == result
-                else:
-                    assert not wrong  # a wrong step is checked before the next
-                    assert digit in (None, term[0])  # which goes on from what is right
-                    digit, wrong = worked(term), worked(term) != result
             if paragraph.startswith("Wait"):
+                assert all(worked(term) == result for term, result in re.findall(r"(\d [-+*] \d) = (\d)", paragraph))
                 assert paragraph.endswith(f"So {digit}")
                 mended, checked, wrong = mended + wrong, checked + 1, False
+            else:
+                assert not wrong  # a wrong step is checked before the next
+                term, result = paragraph[3:].split(" = ")
+                assert f"{paragraph[:3]}{term[2:]}" == asked.pop(0)
+                assert term[0] == digit  # which goes on from what is right
+                digit = worked(term)
+                wrong = digit != result
         assert not wrong
     assert mended > 100
     assert checked > 2 * mended
@@ -78,7 +79,7 @@ def test_what_is_wrong_is_not_learned(chains):
         said = chains.thought(steps, draw, check=0.5, early=0)
         for (before, _), (text, learned) in pairwise(said):
             if before.endswith(" = "):
-                assert learned == (worked(before.removesuffix(" = ")) == text)
+                assert learned == (worked(before[3:].removesuffix(" = ")) == text)
             else:
                 assert learned
 
