@@ -24,8 +24,9 @@ from hone.hooks.rows import rows
 from hone.judging import refuse_without_verdict
 from hone.ledger import ELSEWHERE, claim, identify, write_whole
 from hone.papers.thinking import Words, thought_of
-from hone.report.evaluation import METHOD, draw, evaluated
+from hone.report.evaluation import METHOD, evaluated
 from hone.report.lines import JsonLines
+from hone.report.panels import draw
 from hone.sections import EvalConfig
 from hone.session import Session
 from hone.synthesis.journal import write_rows

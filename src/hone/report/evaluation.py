@@ -1,4 +1,4 @@
-"""What an evaluation found: numbers with intervals for each checkpoint, side by side, as data, table and picture.
+"""What an evaluation found: numbers with intervals for each checkpoint, side by side, as data and as a table.
 
 Every number is a mean over tasks, and its interval a bootstrap over tasks (:mod:`hone.math.resampling`). A trajectory
 that could not be judged is no answer: it is counted under ``errors`` and in nothing else but length and truncation.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +18,6 @@ from hone.math.passk import budgets, pass_at_k, right
 from hone.math.resampling import RESAMPLES, Interval, bootstrap, paired
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from rich.table import Table
 
 Row = Mapping[str, Any]
@@ -31,7 +29,6 @@ METHOD = {
     "test": "two-sided paired sign-flip permutation of the differences of tasks, not corrected for several tests",
 }
 """How intervals and p-values came about, for the record."""
-COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 
 
 class Progress:
@@ -192,38 +189,6 @@ def table(name: str, result: Mapping[str, Any]) -> Table:
             cells += [_number(against.get("efficiency"))] if thinks else []
         made.add_row(*cells)
     return made
-
-
-def draw(results: Mapping[str, Any], path: Path) -> Path:
-    """Draw pass@k over k, a panel for each evaluation and a line for each checkpoint, as a PNG."""
-    _figure(results).savefig(path, format="png", dpi=150)
-    return path
-
-
-def _figure(results: Mapping[str, Any]) -> Figure:
-    from matplotlib.figure import Figure
-
-    names = list(results)
-    picture = Figure(figsize=(4.6 * max(1, len(names)), 3.6), layout="constrained")
-    for place, name in enumerate(names):
-        axes = picture.add_subplot(1, len(names), place + 1)
-        for i, (label, own) in enumerate(results[name]["checkpoints"].items()):
-            points = [(int(k), p) for k, p in own["pass@k"].items() if p["mean"] is not None]
-            ks, colour = [k for k, _ in points], COLOURS[i % len(COLOURS)]
-            mark = "o" if len(ks) <= 16 else None
-            axes.plot(ks, [p["mean"] for _, p in points], marker=mark, markersize=3, color=colour, label=label)
-            axes.fill_between(
-                ks, [p["low"] for _, p in points], [p["high"] for _, p in points], color=colour, alpha=0.12
-            )
-        marks = budgets(results[name]["samples"])
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(marks, [str(k) for k in marks])
-        axes.set_xlabel("k")
-        axes.set_ylabel("pass@k")
-        axes.set_title(name, loc="left", fontsize=10, fontweight="bold", parse_math=False)
-        axes.grid(alpha=0.25, linewidth=0.6)
-        axes.legend(fontsize=7)
-    return picture
 
 
 def _plain(interval: Interval) -> dict[str, float | None]:
