@@ -32,6 +32,10 @@ def ifeval(i):
     }
 
 
+def thought(i):
+    return {"question": f"{i} * 9 + 5", "answer": "6"}
+
+
 def example(target):
     return lambda i: {"input": f"Question {i}?", "target": target}
 
@@ -47,12 +51,18 @@ DATA = {
     "aqua/dev.jsonl": aqua,
     "arc_agi/training.jsonl": arc,
     "ifeval/input_data.jsonl": ifeval,
+    "thinker/heldout.jsonl": thought,
+    "thinker/calibration.jsonl": thought,
     **{f"bfcl/BFCL_v4_{name}.jsonl": function for name in ("simple_python", "multiple", "parallel", "irrelevance")},
     **{f"bfcl/answers_{name}.jsonl": call for name in ("simple_python", "multiple", "parallel")},
     **{f"bbh/{name}.json": example(target) for name, target in BBH.items()},
 }
 """What scripts/data puts into data/: rows of the same shape."""
-SAID = {"irrelevance": "None of these is of use.", "strict": "a poem of a few words"}
+SAID = {
+    "irrelevance": "None of these is of use.",
+    "strict": "a poem of a few words",
+    "chains": "<think>\n5\n\n</think>\n6",
+}
 """Right answers that no verifier can make up."""
 
 
@@ -67,7 +77,7 @@ def data(tmp_path, monkeypatch):
 
 
 def test_there_are_all():
-    names = {"gsm8k", "countdown", "bfcl", "ifeval", "aqua", "bbh", "arc", "reasoning_gym"}
+    names = {"gsm8k", "countdown", "bfcl", "ifeval", "aqua", "bbh", "arc", "reasoning_gym", "thinking"}
     assert names <= {path.stem for path in CONFIGS}
 
 

@@ -25,7 +25,7 @@ ROOMS = [
     {"collect", "learner", "checkpoint", "session", "folder", "origin", "trainer", "runtime", "report"}
     | {"recovery", "interrupt", "judging", "sharing", "snapshot", "planning", "ahead", "coming"},
     {"registry", "parts", "build", "document", "config", "schema", "order", "check"}
-    | {"candidates", "ledger", "evaluation", "scoring", "fitting", "serving"},
+    | {"candidates", "changes", "ledger", "evaluation", "scoring", "fitting", "serving"},
     {"cli", "commands"},
 ]
 """From the ground up. A new file or folder of the library is given its floor here."""

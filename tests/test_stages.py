@@ -41,7 +41,7 @@ def test_a_stage_that_would_fail_fails_before_the_run(config):
     message = str(caught.value)
     assert "stages.3.siblings = 0: should be greater" in message
     assert "stages.3.sampling.tempo = 1: unknown setting" in message
-    assert "stages.7.steps = 9: cannot change on the way" in message
+    assert "stages.7.steps = 9: cannot change in stages" in message
     assert "stages.8.sampling.temperature = 0: greedy siblings" in message
 
 

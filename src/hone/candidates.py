@@ -32,12 +32,14 @@ class Candidate:
         path: Where it comes from; None for the model of the configuration.
         spec: Of the policy: what :func:`hone.build.build` takes, or an object.
         trained: A trainer's state whose weights are to be taken over once the policy is loaded.
+        variant: In which way of the configuration it answers; "" for the configuration as it is.
     """
 
     label: str
     path: Path | None
     spec: Any
     trained: Path | None = None
+    variant: str = ""
 
     def policy(self) -> Policy:
         """The policy, not loaded."""
@@ -58,7 +60,7 @@ class Candidate:
 
 
 def find(config: Config, paths: Sequence[str | Path], *, base: bool) -> list[Candidate]:
-    """The candidates in the order that is asked for, the base model first.
+    """The candidates in the order that is asked for, the base model first, and each in every variant.
 
     A path may be a run's folder (its newest checkpoint), one of its checkpoints, or a saved model. The checkpoint of a
     run is loaded as a resume would, from the model of the run and the trained weights: adapters are not merged, and it
@@ -78,7 +80,7 @@ def find(config: Config, paths: Sequence[str | Path], *, base: bool) -> list[Can
         if times > 1:
             raise ValueError(f"the checkpoint {path} is given {times} times")
     _tell_apart(found)
-    return found
+    return [_varied(candidate, name) for candidate in found for name in config.every_variant()]
 
 
 def refuse_other_tokenizers(config: Config, candidates: Sequence[Candidate]) -> None:
@@ -100,6 +102,10 @@ def refuse_other_tokenizers(config: Config, candidates: Sequence[Candidate]) -> 
             )
         if tokenizer.chat_template != first[1].chat_template:
             log.warning("%s has another chat template than %s: the two read different prompts", label, first[0])
+
+
+def _varied(candidate: Candidate, variant: str) -> Candidate:
+    return replace(candidate, label=f"{candidate.label}/{variant}", variant=variant) if variant else candidate
 
 
 def _fresh(model: Policy) -> Any:

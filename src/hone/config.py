@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -14,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from hone import document, fitting, seats
 from hone.build import build, describe, describe_settings, make
-from hone.parts import room_of
+from hone.changes import changed
 from hone.registry import DOTTED, ConfigError, is_name, suggest
 from hone.seats import SamplingParams
 from hone.sections import (
@@ -30,12 +31,7 @@ log = logging.getLogger("hone")
 
 _NEED_SIBLINGS = {"zscore", "centred", "leave_one_out", "batch_whitened", "informative"}
 """Advantages and gates that compare a trajectory with others of its group."""
-
-STAGED = (
-    "tasks", "verifier", "environment", "sampling", "prompts", "siblings", "max_rounds", "advantage", "gate", "shapers",
-    "objective", "update",
-)  # fmt: skip
-"""What a stage may change: the settings that every step reads anew."""
+Name = Annotated[str, Field(pattern=r"^\w[\w+-]*$")]
 
 
 def _named(room: str, name: str) -> Any:
@@ -107,7 +103,8 @@ class Config(BaseModel):
     verification: VerificationConfig = Field(default_factory=VerificationConfig)
     limits: LimitsConfig = Field(default_factory=LimitsConfig)
     stages: dict[Annotated[int, Field(ge=1)], dict[str, Any]] = Field(default_factory=dict)
-    eval: dict[Annotated[str, Field(pattern=r"^\w[\w+-]*$")], EvalConfig] = Field(default_factory=dict)
+    eval: dict[Name, EvalConfig] = Field(default_factory=dict)
+    variants: dict[Name, dict[str, Any]] = Field(default_factory=dict)
     hooks: list[seats.Hook] = Field(default_factory=list)
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
     folder: str | None = None
@@ -116,6 +113,7 @@ class Config(BaseModel):
 
     _source: Path | None = PrivateAttr(None)
     _stages: dict[int, Config] = PrivateAttr(default_factory=dict)
+    _variants: dict[str, Config] = PrivateAttr(default_factory=dict)
 
     def __init__(self, /, **values: Any) -> None:
         if "model" in values:
@@ -125,7 +123,7 @@ class Config(BaseModel):
         if conflicts := list(self._conflicts()):
             raise ConfigError(conflicts)
         self.eval = dict(self._with_sampling(values.get("eval")))
-        self._stages = self._build_stages()
+        self._build_changes()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Config) and self.__dict__ == other.__dict__  # wherever the two were read from
@@ -134,6 +132,10 @@ class Config(BaseModel):
         """The configuration that holds after ``step`` steps: this one, with the changes of its stages until then."""
         begun = [first for first in self._stages if first <= step]
         return self._stages[max(begun)] if begun else self
+
+    def every_variant(self) -> dict[str, Config]:
+        """Itself, without a name, and its variants by name: the same weights and tasks, answered in other ways."""
+        return {"": self, **self._variants}
 
     def every_stage(self) -> list[Config]:
         """Itself and the configurations of its stages, in order."""
@@ -178,28 +180,18 @@ class Config(BaseModel):
                     log.warning("eval.%s.sampling: top_p, top_k and min_p do nothing without a temperature", name)
             yield name, replace(part, sampling=sampling)
 
-    def _build_stages(self) -> dict[int, Config]:
-        """Every stage as a configuration of its own, that shares with the one before it what it does not change."""
-        built: dict[int, Config] = {}
+    def _build_changes(self) -> None:
+        """Every stage as a configuration of its own, that goes on from the one before it; and every variant."""
         problems: list[str] = []
-        before = self
+        self._stages, self._variants = {}, {}
         for first, changes in sorted(self.stages.items()):
-            values = {name: getattr(before, name) for name in type(self).model_fields if name != "stages"}
-            try:
-                for where, value in document.pairs(changes):
-                    top = where.partition(".")[0]
-                    if top not in STAGED:
-                        raise ConfigError(f"{where} = {value!r}: cannot change on the way; {suggest(top, STAGED)}")
-                    section = room_of(type(self).model_fields[top].annotation) is None and isinstance(value, Mapping)
-                    if (where != top or section) and values[top] is getattr(before, top):
-                        values[top] = describe_settings(before)[top]
-                    document.put(values, where, {**values[top], **value} if section and where == top else value)
-                before = built[first] = Config(**values)
-            except ConfigError as error:
-                problems += [f"stages.{first}.{problem}" for problem in error.problems]
+            with _added(problems):
+                self._stages[first] = changed(self.at(first), changes, f"stages.{first}")
+        for name, changes in self.variants.items():
+            with _added(problems):
+                self._variants[name] = changed(self, changes, f"variants.{name}")
         if problems:
             raise ConfigError(problems)
-        return built
 
     def _conflicts(self) -> Iterator[str]:
         """What is wrong between fields, though each is right by itself."""
@@ -229,6 +221,9 @@ class Config(BaseModel):
         for name, part in self.eval.items():
             if part.tasks is self.tasks:
                 yield f"eval.{name}.tasks: is the very object that training reads from; build another"
+            for variant, changes in self.variants.items():
+                if part.environment and any(path.partition(".")[0] == "environment" for path in changes):
+                    yield f"variants.{variant}.environment: would do nothing in eval.{name}, which has one of its own"
 
 
 def load_config(
@@ -264,6 +259,14 @@ def load_config(
 def overridden(overrides: Sequence[str]) -> list[str]:
     """The paths of the settings that overrides set, in full."""
     return [_long_path(where) if where.startswith("model.") else where for where, _ in document.pairs(overrides)]
+
+
+@contextmanager
+def _added(problems: list[str]) -> Iterator[None]:
+    try:
+        yield
+    except ConfigError as error:
+        problems += error.problems
 
 
 def _long_model(spec: Any) -> Any:

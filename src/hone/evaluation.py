@@ -1,4 +1,4 @@
-"""``hone eval``: the evaluations of a configuration, for the base model and for checkpoints, side by side.
+"""``hone eval``: the evaluations of a configuration, for the base model and checkpoints, in all variants, side by side.
 
 Everything lies in one folder: ``config.yaml``, each checkpoint's rows in ``<evaluation>/<checkpoint>.jsonl`` (as in
 ``rollouts.jsonl``), ``results.json`` and ``passk.png``. A task's rows are written as soon as it is played, so that a
@@ -26,13 +26,18 @@ from hone.hooks.rows import rows
 from hone.interrupt import graceful
 from hone.judging import refuse_without_verdict
 from hone.ledger import ELSEWHERE, claim, identify, write_whole
-from hone.report.evaluation import METHOD, draw, evaluated
+from hone.papers.thinking import Words, thought_of
+from hone.report.evaluation import METHOD, evaluated
 from hone.report.lines import JsonLines
+from hone.report.panels import draw
 from hone.sections import EvalConfig
 from hone.session import Session
 from hone.synthesis.journal import write_rows
 from hone.synthesis.rewriting import question
 from hone.types import Group, Task
+
+END = "</think>"
+"""Of thinking, where a model thinks in tags."""
 
 log = logging.getLogger("hone")
 Row = dict[str, Any]
@@ -75,14 +80,15 @@ def evaluate(
         refuse_other_tokenizers(config, candidates)
         parts = [_Part(name, part, folder / name, _tasks(name, part)) for name, part in config.eval.items()]
         ranks.first(lambda: claim(folder, config))
+        told = progress if not ranks.index() else lambda *_: None
         for candidate in candidates:
-            _play(config, candidate, parts, folder, progress if not ranks.index() else lambda *_: None)
+            _play(config.every_variant()[candidate.variant], candidate, parts, folder, told)
         return ranks.first(lambda: _results(candidates, parts, folder, seed))
 
 
 def _results(candidates: Sequence[Candidate], parts: Sequence[_Part], folder: Path, seed: int) -> dict[str, Any]:
     """Measure what was played, and write it."""
-    results = {part.name: evaluated(part.played(candidates), part.settings.siblings, seed) for part in parts}
+    results = {part.name: part.result(candidates, seed) for part in parts}
     where = {candidate.label: candidate.path and str(candidate.path) for candidate in candidates}
     whole = {"checkpoints": where, "method": METHOD | {"seed": seed}, "evaluations": results}
     write_whole(folder / "results.json", json.dumps(whole, indent=2, allow_nan=False) + "\n")
@@ -142,13 +148,13 @@ class _Part:
             write_rows(path, kept)
         return [place for place, task in enumerate(self.tasks) if task.id not in known]
 
-    def played(self, candidates: Sequence[Candidate]) -> dict[str, list[list[Row]]]:
-        """For each checkpoint the rows of each task."""
-        found = {}
+    def result(self, candidates: Sequence[Candidate], seed: int) -> dict[str, Any]:
+        """What the rows of all candidates say."""
+        played = {}
         for candidate in candidates:
             groups = self.groups(candidate)
-            found[candidate.label] = [groups.get(task.id, []) for task in self.tasks]
-        return found
+            played[candidate.label] = [groups.get(task.id, []) for task in self.tasks]
+        return evaluated(played, self.settings.siblings, self.settings.sampling.max_tokens, seed)
 
     def _refuse_another(self, task: Task, row: Row, path: Path) -> None:
         asked = {"question": question(task), "answer": jsonl.plain(task.answer)}
@@ -198,12 +204,14 @@ def _play_part(
 ) -> None:
     path, settings = part.path(candidate), part.settings
     done = len(part.tasks) - len(places)
+    words = Words.of(session.sampler.renderer, END, 0)
     progress(part.name, candidate.label, done, len(part.tasks))
 
     def keep(index: int, group: Group) -> None:
         nonlocal done
-        made = rows(session.policy.version, [group], kept=[False])
-        jsonl.append(path, ({**row, "group": places[index]} for row in made))
+        made = zip(rows(session.policy.version, [group], kept=[False]), [*group, *group.aside], strict=True)
+        own = {"group": places[index]}
+        jsonl.append(path, ({**row, **own, "thinking": thought_of(words, played)} for row, played in made))
         done += 1
         progress(part.name, candidate.label, done, len(part.tasks))
 

@@ -55,6 +55,9 @@ def _settings(config: Config) -> dict[str, Any]:
         parts[f"eval.{name}"] = {key: value for key, value in spec.items() if key != "every"}
     if processors := getattr(config.sampler, "processors", None):
         parts["sampler.processors"] = [describe(processor) for processor in processors]
+    for name, variant in config.every_variant().items():
+        if name:
+            parts[f"variants.{name}"] = {k: v for k, v in _settings(variant).items() if v != parts.get(k)}
     return parts
 
 

@@ -37,7 +37,7 @@ def described(config: Any) -> Origin:
             data[name] = {file: digest for files in read for file, digest in files.items()}
     versions = {"hone": sys.modules["hone"].__version__, **{name: version(name) for name in ("torch", "transformers")}}
     settings = yaml.safe_load(config.dump())
-    for name in ("folder", "engine"):  # a run may be moved, and spread otherwise
+    for name in ("folder", "engine", "variants"):  # a run may be moved, spread otherwise, and evaluated in any way
         settings.pop(name, None)
     return {"settings": settings, "data": data, "versions": versions}
 

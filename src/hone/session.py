@@ -154,20 +154,24 @@ def make(config: Any, command: str, report: Callable[[str], None]) -> list[dict[
 def calibrate(config: Any, questions: int) -> list[dict[str, Any]]:
     """Have every processor that measures the model as it is without it do so, on the first tasks.
 
+    Where the configuration has none, those of its first variant that has some do.
+
     Raises:
         ValueError: If there is none.
     """
-    processors = getattr(config.sampler, "processors", [])
-    measuring = [processor for processor in processors if hasattr(processor, "calibrate")]
-    if not measuring:
+    for chosen in config.every_variant().values():
+        processors = getattr(chosen.sampler, "processors", [])
+        if measuring := [processor for processor in processors if hasattr(processor, "calibrate")]:
+            break
+    else:
         raise ValueError("sampler.processors: there is none that is calibrated, such as alphaone")
-    config.sampler.processors = [processor for processor in processors if processor not in measuring]
+    chosen.sampler.processors = [processor for processor in processors if processor not in measuring]
     try:
-        with Session(config) as session:
-            tasks = list(islice(config.tasks, questions))
+        with Session(chosen) as session:
+            tasks = list(islice(chosen.tasks, questions))
             return [processor.calibrate(session, tasks) for processor in measuring]
     finally:
-        config.sampler.processors = processors
+        chosen.sampler.processors = processors
 
 
 def within(source: TaskSource) -> Iterator[TaskSource]:

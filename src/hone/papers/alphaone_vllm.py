@@ -13,8 +13,9 @@ The interfaces are those of ``vllm/v1/sample/logits_processor/interface.py`` and
 ``vllm/v1/worker/gpu/sample/logits_processor/interface.py`` (documented with vLLM 0.32). Both run before temperature
 and truncation; V1 applies penalties behind custom processors, and with those the probabilities are not exact.
 
-The V1 adapter has been run in vLLM 0.32's CPU build, by hand and for a few requests. **The V2 adapter has not been run
-in vLLM**: that runner needs Triton. The tests drive the methods of both with streams of updates made by hand.
+Both have been run in vLLM 0.32's CPU build (``tests/engines``). The kernels of V2 are Triton's; on a CPU they were
+interpreted, since that build brings no compiler for them. **On a GPU neither has been run.** The tests also drive the
+methods of both with streams of updates made by hand: preemption and speculation have been seen only there.
 
 Traps, and what is done about them:
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from hone.seats import Player, Task
+from hone.seats import Player, Task, Trajectory
 
 
 @dataclass(slots=True)
@@ -140,13 +140,14 @@ def measure_thinking(player: Player, tasks: Sequence[Task], end: str) -> dict[st
     the mean is too low, and ``max_tokens`` wants to be larger.
     """
     words = Words.of(player.sampler.renderer, end, 0)
-    lengths, unfinished = [], 0
-    for group in player.play(tasks, 1, player.sampling):
-        for trajectory in group:
-            sampled = [token for part in trajectory.segments if part.source != "given" for token in part.actions]
-            lengths.append(thinking_length(words, sampled))
-            unfinished += end not in trajectory.response
-    return {"n_think": fmean(lengths), "answers": len(lengths), "unfinished": unfinished}
+    played = [trajectory for group in player.play(tasks, 1, player.sampling) for trajectory in group]
+    lengths = [thinking_length(words, sampled(trajectory)) for trajectory in played]
+    return {"n_think": fmean(lengths), "answers": len(played), "unfinished": sum(end not in t.response for t in played)}
+
+
+def sampled(trajectory: Trajectory) -> list[int]:
+    """The tokens that sampling took, imposed ones included."""
+    return [token for part in trajectory.segments if part.source != "given" for token in part.actions]
 
 
 def thinking_length(words: Words, tokens: Sequence[int]) -> int:
@@ -157,3 +158,8 @@ def thinking_length(words: Words, tokens: Sequence[int]) -> int:
         if thought.ended:
             break
     return thought.t
+
+
+def thought_of(words: Words, trajectory: Trajectory) -> int | None:
+    """Tokens for which an answer thought; None if it has no end of thinking."""
+    return thinking_length(words, sampled(trajectory)) if words.end in trajectory.response else None

@@ -1,4 +1,4 @@
-"""What an evaluation found: numbers with intervals for each checkpoint, side by side, as data, table and picture.
+"""What an evaluation found: numbers with intervals for each checkpoint, side by side, as data and as a table.
 
 Every number is a mean over tasks, and its interval a bootstrap over tasks (:mod:`hone.math.resampling`). A trajectory
 that could not be judged is no answer: it is counted under ``errors`` and in nothing else but length and truncation.
@@ -8,17 +8,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hone.math.efficiency import reasoning_efficiency
 from hone.math.majority import majority_at_k
 from hone.math.passk import budgets, pass_at_k, right
 from hone.math.resampling import RESAMPLES, Interval, bootstrap, paired
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from rich.table import Table
 
 Row = Mapping[str, Any]
@@ -30,7 +29,6 @@ METHOD = {
     "test": "two-sided paired sign-flip permutation of the differences of tasks, not corrected for several tests",
 }
 """How intervals and p-values came about, for the record."""
-COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 
 
 class Progress:
@@ -72,6 +70,8 @@ class Answers:
         samples: Answers that a task should have.
 
     Attributes:
+        lengths: ``[answer]``: tokens, imposed ones included.
+        thinking: ``[answer]``: tokens of thinking, all of an answer that did not end it; empty if none did.
         accuracy: ``[task]``: mean reward of the judged answers.
         passed: ``[task, k]``: pass@k, for k from 1.
         voted: ``[task, index]``: maj@k for the k of ``votes``; None where the verifier reads no answers.
@@ -80,6 +80,9 @@ class Answers:
 
     def __init__(self, groups: Sequence[Sequence[Row]], samples: int) -> None:
         self.rows = [row for group in groups for row in group if row["sibling"] is not None]
+        self.lengths = [sum(p["tokens"] for p in row["segments"] if p["source"] != "given") for row in self.rows]
+        ended = [row.get("thinking") for row in self.rows]
+        self.thinking = [n or whole for n, whole in zip(ended, self.lengths, strict=True)] if any(ended) else []
         judged = [[r for r in group if r["sibling"] is not None and r["reward"] is not None] for group in groups]
         rewards = [[row["reward"] for row in group] for group in judged]
         self.accuracy = np.array([np.mean(own) if own else np.nan for own in rewards])
@@ -94,7 +97,6 @@ class Answers:
 
     def measured(self, seed: int) -> dict[str, Any]:
         """All numbers of the checkpoint."""
-        lengths = [sum(part["tokens"] for part in r["segments"] if part["source"] == "policy") for r in self.rows]
         wrong = Counter(row["error"].partition(":")[0] for row in self.rows if row["error"] is not None)
         columns = [self.accuracy[:, None], self.passed, *([] if self.voted is None else [self.voted])]
         accuracy, *others = [_plain(found) for found in bootstrap(np.hstack(columns), level=LEVEL, seed=seed)]
@@ -103,7 +105,8 @@ class Answers:
             "accuracy": accuracy,
             "pass@k": {str(k): others[k - 1] for k in range(1, samples + 1)},
             "maj@k": None if self.voted is None else dict(zip(map(str, self.votes), others[samples:], strict=True)),
-            "length": float(np.mean(lengths)) if lengths else None,
+            "length": float(np.mean(self.lengths)) if self.rows else None,
+            "thinking": float(np.mean(self.thinking)) if self.thinking else None,
             "truncated": float(np.mean([row["stop"] == "length" for row in self.rows])) if self.rows else None,
             "answers": len(self.rows),
             "errors": dict(sorted(wrong.items())),
@@ -115,8 +118,11 @@ def _votes(judged: Sequence[Row], ks: Sequence[int]) -> list[float]:
     return [majority_at_k(said, fine, k) if len(judged) >= k else np.nan for k in ks]
 
 
-def compared(first: Answers, second: Answers, seed: int) -> dict[str, Any]:
-    """How much better the second is than the first on the same tasks, in accuracy and in pass@k at the largest k."""
+def compared(first: Answers, second: Answers, max_tokens: int, seed: int) -> dict[str, Any]:
+    """How much better the second is than the first on the same tasks, in accuracy and in pass@k at the largest k.
+
+    Where the second thinks there is its efficiency, too: see :func:`hone.math.efficiency.reasoning_efficiency`.
+    """
     k = first.passed.shape[1]
     pairs = {"accuracy": (first.accuracy, second.accuracy)}
     if k > 1:
@@ -132,15 +138,21 @@ def compared(first: Answers, second: Answers, seed: int) -> dict[str, Any]:
             "better": int((difference > 0).sum()),
             "worse": int((difference < 0).sum()),
         }
+    gained = found["accuracy"]["difference"]["mean"]
+    if second.thinking and gained is not None:
+        found["efficiency"] = reasoning_efficiency(gained, 0.0, second.thinking, max_tokens)
     return found
 
 
-def evaluated(played: Mapping[str, Sequence[Sequence[Row]]], samples: int, seed: int) -> dict[str, Any]:
+def evaluated(
+    played: Mapping[str, Sequence[Sequence[Row]]], samples: int, max_tokens: int, seed: int
+) -> dict[str, Any]:
     """The results of one evaluation.
 
     Args:
         played: The groups of each checkpoint, all of them of the same tasks in the same order.
         samples: Answers that a task should have.
+        max_tokens: Most tokens of an answer.
         seed: Of the resampling.
     """
     answers = {label: Answers(groups, samples) for label, groups in played.items()}
@@ -150,7 +162,7 @@ def evaluated(played: Mapping[str, Sequence[Sequence[Row]]], samples: int, seed:
         "samples": samples,
         "checkpoints": {label: own.measured(seed) for label, own in answers.items()},
         "compared with": first,
-        "differences": {label: compared(answers[first], answers[label], seed) for label in others},
+        "differences": {label: compared(answers[first], answers[label], max_tokens, seed) for label in others},
     }
 
 
@@ -162,7 +174,9 @@ def table(name: str, result: Mapping[str, Any]) -> Table:
     ks = budgets(samples)[1:]
     has_votes = samples > 1 and any(own["maj@k"] for own in found.values())
     heads = ["", "accuracy", *(f"pass@{k}" for k in ks), *([f"maj@{samples}"] if has_votes else [])]
-    heads += ["length", "truncated", "errors", *(["difference", "p"] if result["differences"] else [])]
+    thinks = any(own["thinking"] for own in found.values())
+    heads += ["length", *(["thinking"] if thinks else []), "truncated", "errors"]
+    heads += ["difference", "p", *(["efficiency"] if thinks else [])] if result["differences"] else []
     title = f"{name}: {result['tasks']} tasks, {samples} {'answers' if samples > 1 else 'answer'} each; "
     made = Table(title=title + f"{LEVEL:.0%} intervals over tasks")
     for head in heads:
@@ -171,44 +185,14 @@ def table(name: str, result: Mapping[str, Any]) -> Table:
         cells = [label, _told(own["accuracy"]), *(_number(own["pass@k"][str(k)]["mean"]) for k in ks)]
         if has_votes:
             cells.append(_number(own["maj@k"][str(samples)]["mean"]) if own["maj@k"] else "-")
-        cells += [_number(own["length"], 1), _number(own["truncated"]), str(sum(own["errors"].values()))]
+        cells += [_number(own["length"], 1), *([_number(own["thinking"], 1)] if thinks else [])]
+        cells += [_number(own["truncated"]), str(sum(own["errors"].values()))]
         if label in result["differences"]:
-            against = result["differences"][label]["accuracy"]
-            cells += [_told(against["difference"], "+"), _number(against["p"], 4)]
+            against = result["differences"][label]
+            cells += [_told(against["accuracy"]["difference"], "+"), _number(against["accuracy"]["p"], 4)]
+            cells += [_number(against.get("efficiency"))] if thinks else []
         made.add_row(*cells)
     return made
-
-
-def draw(results: Mapping[str, Any], path: Path) -> Path:
-    """Draw pass@k over k, a panel for each evaluation and a line for each checkpoint, as a PNG."""
-    _figure(results).savefig(path, format="png", dpi=150)
-    return path
-
-
-def _figure(results: Mapping[str, Any]) -> Figure:
-    from matplotlib.figure import Figure
-
-    names = list(results)
-    picture = Figure(figsize=(4.6 * max(1, len(names)), 3.6), layout="constrained")
-    for place, name in enumerate(names):
-        axes = picture.add_subplot(1, len(names), place + 1)
-        for i, (label, own) in enumerate(results[name]["checkpoints"].items()):
-            points = [(int(k), p) for k, p in own["pass@k"].items() if p["mean"] is not None]
-            ks, colour = [k for k, _ in points], COLOURS[i % len(COLOURS)]
-            mark = "o" if len(ks) <= 16 else None
-            axes.plot(ks, [p["mean"] for _, p in points], marker=mark, markersize=3, color=colour, label=label)
-            axes.fill_between(
-                ks, [p["low"] for _, p in points], [p["high"] for _, p in points], color=colour, alpha=0.12
-            )
-        marks = budgets(results[name]["samples"])
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(marks, [str(k) for k in marks])
-        axes.set_xlabel("k")
-        axes.set_ylabel("pass@k")
-        axes.set_title(name, loc="left", fontsize=10, fontweight="bold", parse_math=False)
-        axes.grid(alpha=0.25, linewidth=0.6)
-        axes.legend(fontsize=7)
-    return picture
 
 
 def _plain(interval: Interval) -> dict[str, float | None]:
