@@ -464,5 +464,5 @@ def test_a_source_that_follows_the_policy_is_refused(make, tmp_path):
 
 
 def test_it_cannot_change_on_the_way(make):
-    with pytest.raises(ConfigError, match=r"stages\.2\.max_staleness = 1: cannot change on the way"):
+    with pytest.raises(ConfigError, match=r"stages\.2\.max_staleness = 1: cannot change in stages"):
         make(1, stages={2: {"max_staleness": 1}})
