@@ -177,11 +177,11 @@ class Collector:
             awaited.cancel()
 
     def close(self) -> None:
-        """Stop the workers and the loop, and whatever still plays in it."""
-        self._pools.close()
+        """Stop the loop, and whatever still plays in it, and then the workers: nothing asks a pool that is closed."""
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._closing.set)
             self._thread.join(timeout=10)
+        self._pools.close()
 
     def _serve(self) -> None:
         with self._runner:  # its end cancels what still plays, and waits for it
