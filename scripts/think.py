@@ -2,7 +2,7 @@
 
     python scripts/think.py FOLDER [--steps 4000] [--held-out 200] [--seed 0]
 
-Trains a Llama of a million parameters on the thoughts of scripts/chains.py. Leaves in FOLDER the model as Hugging
+Trains a Llama of 0.7 million parameters on the thoughts of scripts/chains.py. Leaves in FOLDER the model as Hugging
 Face saves it, with tokenizer and chat template, and questions that it has not seen: ``heldout.jsonl`` and
 ``calibration.jsonl``.
 """
