@@ -6,6 +6,7 @@ Free of torch, because the verifiers' worker processes import it.
 import asyncio
 import os
 import signal
+import sys
 import threading
 import time
 from dataclasses import dataclass, field
@@ -189,6 +190,22 @@ def settings(model: str, folder: Path, /, **changes) -> dict[str, Any]:
         "folder": str(folder),
         "device": "cpu",
     } | changes
+
+
+def trained(model: str, folder: Path, *, steps: int) -> Path:
+    """The folder of a run that has been trained for so many steps, with a checkpoint of each."""
+    made = settings(model, folder, steps=steps, checkpoint={"every": 1}, optimizer={"lr": 0.05})
+    hone.Trainer(hone.Config(**made)).fit()
+    return folder
+
+
+def at_work(monkeypatch, folder: Path, **modules: str) -> None:
+    """Make a folder the working directory, and write modules there that a configuration can name."""
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(folder)
+    for name, source in modules.items():
+        sys.modules.pop(name, None)
+        (folder / f"{name}.py").write_text(source)
 
 
 def same(one, other):

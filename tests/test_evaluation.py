@@ -64,10 +64,7 @@ def flipped(task, trajectory):
 
 @pytest.fixture
 def here(tmp_path, monkeypatch, tiny_model_path):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    sys.modules.pop("evaluation_parts", None)
-    Path("evaluation_parts.py").write_text(VERIFIERS)
+    parts.at_work(monkeypatch, tmp_path, evaluation_parts=VERIFIERS)
 
     def write(verifier="even", sequences=64, model=tiny_model_path):
         Path("tiny.yaml").write_text(CONFIG.format(model=model, verifier=verifier, sequences=sequences))
@@ -79,11 +76,7 @@ def here(tmp_path, monkeypatch, tiny_model_path):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, tiny_model_path):
-    """A run of two steps with a checkpoint."""
-    folder = tmp_path_factory.mktemp("trained") / "first"
-    made = parts.settings(tiny_model_path, folder, steps=2, checkpoint={"every": 1}, optimizer={"lr": 0.05})
-    hone.Trainer(hone.Config(**made)).fit()
-    return folder
+    return parts.trained(tiny_model_path, tmp_path_factory.mktemp("trained") / "first", steps=2)
 
 
 def rows(path):

@@ -16,7 +16,7 @@ from hone.registry import REGISTRY
 ROOT = Path(hone.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 ROOMS = [
-    {"types", "keys", "params", "state", "dealing"},
+    {"types", "keys", "params", "state", "dealing", "launcher"},
     {"seats"},
     {"math", "collate", "masks", "sections", "ranks", "prompts", "synthesis", "checksums", "shards", "peaks"}
     | {"hangs", "records"},

@@ -1,8 +1,8 @@
 """``variants`` in ``hone eval``: the same weights and tasks, answered in other ways, side by side."""
 
-import sys
 from pathlib import Path
 
+import loop_parts as parts
 import pytest
 
 import hone
@@ -36,10 +36,7 @@ def even(task, trajectory):
 
 @pytest.fixture
 def here(tmp_path, monkeypatch, tiny_model_path):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    sys.modules.pop("variant_parts", None)
-    Path("variant_parts.py").write_text(VERIFIER)
+    parts.at_work(monkeypatch, tmp_path, variant_parts=VERIFIER)
     Path("tiny.yaml").write_text(CONFIG.format(model=tiny_model_path))
     return tmp_path
 

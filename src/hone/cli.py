@@ -13,13 +13,12 @@ from pathlib import Path
 
 from hone import commands
 from hone.hangs import EndedElsewhere
+from hone.launcher import SEVERAL, launched, place
 
 UNREAD = 141
 """What a shell makes of SIGPIPE."""
 RUNS = {"mine": "make", "synth": "make", "eval": "evaluate"}
 """The functions of commands that are not called as these are."""
-SEVERAL = ("train", "resume", "eval")
-"""The commands that run in several processes."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,9 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # models write what no terminal knows
     _show_notes()
-    processes, place = commands.launched()
-    if processes > 1 and chosen.command not in SEVERAL:
-        return _refuse_several(chosen.command, processes, place)
+    if launched() > 1 and chosen.command not in SEVERAL:
+        return _refuse_several(chosen.command)
     try:
         status = chosen.run(chosen)
         sys.stdout.flush()
@@ -54,11 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _refuse_several(command: str, processes: int, place: int) -> int:
+def _refuse_several(command: str) -> int:
     """The exit status; the first process says why, and the others end without a fault, so that it is heard."""
-    if place:
+    if place():
         return 0
-    told = f"`hone {command}` runs in one process, and the launcher started {processes}; of several run"
+    told = f"`hone {command}` runs in one process, and the launcher started {launched()}; of several run"
     print(f"hone: {told} {', '.join(SEVERAL)}", file=sys.stderr)
     return 2
 
@@ -84,11 +82,10 @@ def _show_notes() -> None:
 
     Of several processes all tell the same, but for errors.
     """
-    processes, place = commands.launched()
     notes, logger = _Notes(), logging.getLogger("hone")
-    notes.setFormatter(logging.Formatter(f"%(levelname)s{f' ({place})' if processes > 1 else ''}: %(message)s"))
+    notes.setFormatter(logging.Formatter(f"%(levelname)s{f' ({place()})' if launched() > 1 else ''}: %(message)s"))
     logger.handlers = [notes]
-    logger.setLevel(logging.ERROR if processes > 1 and place else logging.INFO)
+    logger.setLevel(logging.ERROR if launched() > 1 and place() else logging.INFO)
 
 
 def _can_be_mended(error: Exception) -> bool:

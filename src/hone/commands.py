@@ -9,13 +9,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from hone import launcher
+
 INTERRUPTED = 130
 """What a shell makes of SIGINT."""
-
-
-def launched() -> tuple[int, int]:
-    """How many processes a launcher has started, and the place of this one."""
-    return int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
 
 
 def train(chosen: argparse.Namespace) -> int:
@@ -113,7 +110,7 @@ def evaluate(chosen: argparse.Namespace) -> int:
     config, path = load_evaluation(chosen.config, overrides), Path(chosen.config)
     folder = chosen.output or Path("evals", path.stem if path.stem != "config" else path.resolve().parent.name)
     _quiet_libraries()
-    leads = launched()[1] == 0
+    leads = not launcher.place()
     with Progress(leads) as progress:
         results = evaluate(
             config, checkpoints, folder=folder, base=not chosen.no_base, seed=chosen.seed, progress=progress

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -12,6 +11,7 @@ from torch import distributed
 
 from hone import ranks
 from hone.hangs import EndedElsewhere
+from hone.launcher import SEVERAL, launched, local_place
 
 LONGEST = timedelta(days=30)
 """For what has no limit: torch wants one."""
@@ -33,14 +33,16 @@ def joined(name: str, *limits: float | None) -> Iterator[None]:
         ValueError: If there are fewer GPUs here than processes.
         EndedElsewhere: If what failed here did so because another process had failed before.
     """
-    if _launched() < 2 or distributed.is_initialized():
+    if launched() < 2 or distributed.is_initialized():
         yield
         return
     gpus = 0 if name == "cpu" else torch.cuda.device_count()
     if gpus:
-        if _place() >= gpus:
-            raise ValueError(f"the launcher started a process for GPU {_place()}, and there are {gpus} here, from 0")
-        torch.cuda.set_device(_place())
+        if local_place() >= gpus:
+            raise ValueError(
+                f"the launcher started a process for GPU {local_place()}, and there are {gpus} here, from 0"
+            )
+        torch.cuda.set_device(local_place())
     longest = LONGEST if None in limits else timedelta(seconds=max(limits, default=0.0) + SPARE)
     distributed.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=longest)
     try:
@@ -66,9 +68,9 @@ def device(name: str) -> torch.device:
     Raises:
         ValueError: If the device is not here, or the launcher started several processes for what runs in one.
     """
-    if _launched() > 1 and not ranks.several():
+    if launched() > 1 and not ranks.several():
         raise ValueError(
-            f"the launcher started {_launched()} processes, and only `hone train`, `resume` and `eval` run in several; "
+            f"the launcher started {launched()} processes, and only `hone {'`, `'.join(SEVERAL)}` run in several; "
             "start this without torchrun or accelerate launch"
         )
     if ranks.several() and ":" in name:
@@ -78,16 +80,7 @@ def device(name: str) -> torch.device:
             torch.empty(0, device=name)
         except (RuntimeError, AssertionError) as error:
             raise ValueError(f"device: {name!r} cannot be used here ({str(error).splitlines()[0]})") from None
-        return torch.device(name, _place()) if name == "cuda" and ranks.several() else torch.device(name)
+        return torch.device(name, local_place()) if name == "cuda" and ranks.several() else torch.device(name)
     if torch.cuda.is_available():
-        return torch.device("cuda", _place() if ranks.several() else 0)
+        return torch.device("cuda", local_place() if ranks.several() else 0)
     return torch.device("mps" if torch.backends.mps.is_available() and not ranks.several() else "cpu")
-
-
-def _launched() -> int:
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def _place() -> int:
-    """Of this process among those on its machine."""
-    return int(os.environ.get("LOCAL_RANK", "0"))

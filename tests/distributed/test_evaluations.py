@@ -1,15 +1,12 @@
 """hone eval in several processes: the results of one, and what was cut off goes on."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import loop_parts as parts
 import pytest
+from launchers import launched
 
-import hone
 from hone.report.lines import JsonLines
 
 TASKS = 12
@@ -45,11 +42,7 @@ def config(tiny_model_path, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory, tiny_model_path):
-    """A run of a step, with a checkpoint."""
-    folder = tmp_path_factory.mktemp("trained") / "first"
-    made = parts.settings(tiny_model_path, folder, steps=1, checkpoint={"every": 1}, optimizer={"lr": 0.05})
-    hone.Trainer(hone.Config(**made)).fit()
-    return str(folder)
+    return str(parts.trained(tiny_model_path, tmp_path_factory.mktemp("trained") / "first", steps=1))
 
 
 @pytest.fixture(scope="session")
@@ -119,22 +112,9 @@ def test_what_the_first_process_refuses_all_refuse(config, processes, tmp_path):
     assert "EndedElsewhere" in told["logs"][1]
 
 
-def launched(*arguments):
-    """How the command line ends under torchrun."""
-    paths = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "hone.cli"]
-    return subprocess.run(
-        [*launcher, *arguments],
-        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-
-
 @pytest.mark.slow
 def test_torchrun(config, trained, alone, tmp_path):
-    done = launched("eval", config(), trained, "--output", str(tmp_path / "out"))
+    done = launched("torchrun", "eval", config(), trained, "--output", str(tmp_path / "out"))
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("results: ") == 1
     same(tmp_path / "out", alone)
@@ -143,7 +123,7 @@ def test_torchrun(config, trained, alone, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["mine", "score"])
 def test_torchrun_and_what_runs_in_one_process(command, config):
-    done = launched(command, config())
+    done = launched("torchrun", command, config())
     assert done.returncode != 0
     told = f"hone: `hone {command}` runs in one process, and the launcher started 2; of several run train, resume, eval"
     assert done.stderr.count(told) == 1, done.stderr

@@ -4,12 +4,11 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from launchers import LAUNCHERS, launched
 
 import hone
 from hone import checkpoint, runtime
@@ -38,11 +37,6 @@ limits: {{sampling: 60, update: 60}}
 device: cpu
 """  # noqa: E501  it is YAML
 STEPS = 4
-LAUNCHERS = {
-    "torchrun": "torch.distributed.run --nproc-per-node 2",
-    "accelerate": "accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no "
-    "--dynamo_backend no",
-}
 
 
 @pytest.fixture(scope="session")
@@ -234,18 +228,6 @@ def test_what_one_process_refuses_all_refuse(config, processes, tmp_path):
     assert told["statuses"] == [1, 1]
     assert "FileExistsError" in told["logs"][0]
     assert "EndedElsewhere" in told["logs"][1]
-
-
-def launched(launcher, *arguments):
-    """How the command line ends under a real launcher."""
-    paths = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return subprocess.run(
-        [sys.executable, "-m", *LAUNCHERS[launcher].split(), "-m", "hone.cli", *arguments],
-        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
 
 
 @pytest.mark.slow
