@@ -19,7 +19,8 @@ A question is a digit, and steps to go on with; of each result only the last dig
 A paragraph is a step: several operations at once (fast), or, behind "Wait", the same once more one at a time (slow),
 which mends what was wrong. Wrong results are written on purpose, into steps that are then checked, and are not learned
 from: a model makes mistakes of its own. Some thoughts end early, and the answer does what remains, fast. A draft has
-results alone.
+results alone. Drills are operations by themselves, of which only results are learned: in thoughts there are too few
+for a small model to learn to compute.
 """
 
 import operator
@@ -31,6 +32,8 @@ Said = list[tuple[str, bool]]
 """Pieces of text, and whether each is learned from."""
 DRAFT = "Draft: only results."
 """The system message under which thoughts are drafts."""
+DRILL = "Drill."
+"""What is asked for operations by themselves."""
 OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul}
 DIGITS = {"+": range(2, 10), "-": range(2, 10), "*": (3, 7, 9)}
 """What may stand behind each: a product by these keeps all digits apart, so that no result is likelier than others."""
@@ -118,9 +121,24 @@ def draft(steps: list[Step]) -> Said:
     return [(f"<think>\n{lines}</think>\n{steps[-1].result}", True)]
 
 
-def example(steps: list[Step], draw: random.Random, *, drafts: float = 0.25) -> tuple[list[dict[str, str]], Said]:
-    """What is asked, as chat messages, and what is answered."""
+def drill(draw: random.Random, lines: int = 12) -> Said:
+    """Operations by themselves, at most a step of them a line, of which only the results are learned from."""
+    found: Said = []
+    for _ in range(lines):
+        whole = draw.choice(chain(draw))
+        step = Step(whole.name, whole.start, whole.operations[: draw.randint(1, OPERATIONS)])
+        found += [(f"{step.start} {step.asked} = ", False), (str(step.result), True), ("\n", False)]
+    return found
+
+
+def example(
+    steps: list[Step], draw: random.Random, *, drills: float = 0.4, drafts: float = 0.2
+) -> tuple[list[dict[str, str]], Said]:
+    """What is asked, as chat messages, and what is answered; of all examples, shares are drills and drafts."""
     asked = {"role": "user", "content": question(steps)}
-    if draw.random() < drafts:
+    kind = draw.random()
+    if kind < drills:
+        return [{"role": "user", "content": DRILL}], drill(draw)
+    if kind < drills + drafts:
         return [{"role": "system", "content": DRAFT}, asked], draft(steps)
     return [asked], thought(steps, draw)

@@ -84,6 +84,22 @@ def test_what_is_wrong_is_not_learned(chains):
                 assert learned
 
 
+def test_drills_are_right_and_only_their_results_are_learned(chains):
+    said = chains.drill(random.Random(1), lines=200)
+    lines = "".join(text for text, _ in said).splitlines()
+    assert len(lines) == 200
+    assert all(re.fullmatch(r"\d( [-+*] \d){1,2} = \d", line) for line in lines)
+    assert all(worked(line[:-4]) == line[-1] for line in lines)
+    assert "".join(text for text, learned in said if learned) == "".join(line[-1] for line in lines)
+
+
+def test_shares_of_drills_and_drafts(chains):
+    draw = random.Random(2)
+    asked = [chains.example(chains.chain(draw), draw)[0] for _ in range(1000)]
+    assert 340 < sum(messages[0]["content"] == chains.DRILL for messages in asked) < 460
+    assert 150 < sum(messages[0]["content"] == chains.DRAFT for messages in asked) < 250
+
+
 def test_tokens_are_digits_breaks_and_tags_and_labels_leave_out_what_is_not_learned(think, chains):
     words = think.tokenizer(0)
     asked = [{"role": "user", "content": "7 * 9"}]
