@@ -1,6 +1,6 @@
 """Teach a small model to think in <think> tags, from nothing: for trying out what steers thinking.
 
-    python scripts/think.py FOLDER [--steps 4000] [--held-out 200] [--seed 0]
+    python scripts/think.py FOLDER [--steps 8000] [--held-out 200] [--seed 0]
 
 Trains a Llama of 0.7 million parameters on the thoughts of scripts/chains.py. Leaves in FOLDER the model as Hugging
 Face saves it, with tokenizer and chat template, and questions that it has not seen: ``heldout.jsonl`` and
@@ -117,7 +117,7 @@ def write(path: Path, lines: list[dict[str, str]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=8000)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--width", type=int, default=128, help="a multiple of 32")
