@@ -1,6 +1,7 @@
 """The checks that are arithmetic, by hand and by chance."""
 
 import math
+import mmap
 import random
 from dataclasses import replace
 from statistics import fmean
@@ -190,3 +191,11 @@ def test_memory_is_measured():
     block = bytearray(64 * memory.MB)
     block[::4096] = b"x" * len(block[::4096])
     assert 50 < memory.held()["host"] - before < 120
+
+
+def test_a_mapped_file_is_not_our_memory(tmp_path):
+    (tmp_path / "file").write_bytes(bytes(64 * memory.MB))
+    before = memory.held()["host"]
+    with (tmp_path / "file").open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        assert mapped[::4096].count(b"\0") == 64 * memory.MB // 4096
+        assert abs(memory.held()["host"] - before) < 10

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from itertools import pairwise
@@ -16,7 +15,7 @@ PARTS = 5
 
 
 def held() -> dict[str, float]:
-    """Memory of this process in MiB, by where it is."""
+    """MiB that are this process's own, by where they are."""
     found = {"host": _resident() / MB}
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
@@ -51,10 +50,12 @@ def growing(where: str, values: Sequence[float], limit: float) -> Finding | None
 
 
 def _resident() -> float:
-    """Bytes."""
+    """Bytes that are this process's own: pages of mapped files are not, for the system drops and reads them at will."""
     try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        parts = dict(line.split(":", 1) for line in lines if line.startswith("Rss"))
+        return sum(int(parts[part].split()[0]) * 1024 for part in ("RssAnon", "RssShmem"))
+    except (OSError, KeyError):
         import resource
 
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
