@@ -166,7 +166,9 @@ class Memory:
         read = min(getattr(sampler, "prefill_tokens", 4096), work.contexts)
         contexts = min(work.contexts, work.longest * -(-slots // self.config.siblings))
         length = cache_length(work.longest, work.longest_response, self.config.sampling.max_tokens)
+        prepacked = 0 if self.hardware.gpu else shape.products + shape.head
         return {
+            "prepacked weights": float(prepacked * self.width),
             "cache": float(slots * length * shape.cache * self.width),
             "cached prompts": float(contexts * shape.cache * self.width),
             "drawing": float(slots * shape.vocabulary * (self.width + 4)),

@@ -20,6 +20,7 @@ from hone.checksums import checksums
 from hone.samplers.decode import Decoder, cache_keyword
 from hone.samplers.draw import Rules, draw, fetched
 from hone.samplers.prefill import Prefill, Prefix
+from hone.samplers.prepacked import Prepacked
 from hone.samplers.segments import segments
 from hone.samplers.slots import GROW, Slots
 from hone.seats import Processor, SamplingParams, settings
@@ -70,6 +71,7 @@ class NativeSampler:
     _prefixes: dict[tuple[int, ...], Prefix] = field(default_factory=dict, init=False, repr=False, compare=False)
     _slots: Slots | None = field(default=None, init=False, repr=False, compare=False)
     _decoder: Decoder | None = field(default=None, init=False, repr=False, compare=False)
+    _prepacked: Prepacked | None = field(default=None, init=False, repr=False, compare=False)
     _rules: Rules | None = field(default=None, init=False, repr=False, compare=False)
     _driver: Any = field(default=None, init=False, repr=False, compare=False)
 
@@ -85,7 +87,7 @@ class NativeSampler:
         if not getattr(policy, "takes_masks", False):
             raise ValueError("sampler: the native sampler needs a model whose layers are all attention")
         if policy is not self._policy:
-            self._slots = self._decoder = None
+            self._slots = self._decoder = self._prepacked = None
         self._policy, self.renderer = policy, policy.renderer
         self._keeps_slots = self.graphs and policy.device.type == "cuda"
         for processor in self.processors:
@@ -96,9 +98,13 @@ class NativeSampler:
         """Checksums of the weights that it decodes with."""
         return checksums((n, w) for n, w in self._policy.model.named_parameters() if w.requires_grad)
 
+    def rest(self) -> None:
+        """Give back the weights that were prepacked."""
+        self._prepacked = None
+
     def close(self) -> None:
         """Forget the policy; sequences under way fail."""
-        self._policy = self._slots = self._decoder = None
+        self._policy = self._slots = self._decoder = self._prepacked = None
 
     async def sample(self, context: Sequence[Segment], params: SamplingParams) -> Completion:
         """Continue ``context`` until a stop token, a stop string or ``max_tokens``.
@@ -139,7 +145,7 @@ class NativeSampler:
             while self._waiting or self._running:
                 if self._policy is None:
                     raise RuntimeError("sampler: it was closed while this sequence was under way")
-                with torch.inference_mode():
+                with torch.inference_mode(), self._weights().used():
                     self._enter()
                     self._decode()
                 await asyncio.sleep(0)
@@ -151,6 +157,14 @@ class NativeSampler:
             for request in (*self._waiting, *self._running):
                 request.done.cancel()  # does nothing to those that have their error
             self._forget()
+
+    def _weights(self) -> Prepacked:
+        """Those of the policy, prepacked; nothing updates them while sequences are running."""
+        if not self._running and self._prepacked and not self._prepacked.fresh:
+            self._prepacked = None
+        if self._prepacked is None:
+            self._prepacked = Prepacked(self._policy.causal_lm)
+        return self._prepacked
 
     def _forget(self) -> None:
         self._waiting.clear()
