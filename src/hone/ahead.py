@@ -3,7 +3,8 @@
 The schedule is fixed. When a step has taken its groups, those of the step ``max_staleness`` later are begun, by the
 weights of that moment; while there are no updates yet, the first weights play for several. So the weights that sample
 are exactly so many updates behind, whichever is faster, sampling or updating, and a run can be repeated. One step is
-played at a time, in the order of the run: tasks are drawn in the same order as by a run that plays nothing ahead.
+played at a time, in the order of the run: tasks are drawn in the same order as by a run that plays nothing ahead. Of
+several processes all begin and end a step together; those that play talk to each other beside those that update.
 """
 
 from __future__ import annotations
@@ -23,19 +24,6 @@ from hone.session import Session
 from hone.types import Group
 
 log = logging.getLogger("hone")
-
-
-def refuse_several(config: Any) -> None:
-    """Refuse to play ahead in several processes, before anything is loaded.
-
-    Raises:
-        ValueError: If a run is to, for they talk to each other while they play.
-    """
-    if config.max_staleness and ranks.several():
-        raise ValueError(
-            f"max_staleness = {config.max_staleness}: several processes play and update in turn; set it to 0, or train "
-            "in one process beside servers of `hone serve`"
-        )
 
 
 class Ahead:
@@ -61,7 +49,7 @@ class Ahead:
         self._version = self.policy.version
         if self.most:
             session.detach()
-            self._worker = ThreadPoolExecutor(1, "hone-ahead")
+            self._worker = ThreadPoolExecutor(1, "hone-ahead", initializer=ranks.aside)
 
     def take(self) -> Coming:
         """What was played for the coming step; where it is played ahead, others are begun in its place.
@@ -189,15 +177,19 @@ class Ahead:
         """Give the sampler the weights as they are, or if it is busy with others, a copy for when it is not."""
         if self._waiting and self._waiting[-1].version == self.policy.version:
             return None
-        if all(coming.done.done() for coming in self._waiting):
+        if all(ranks.each(lambda: all(coming.done.done() for coming in self._waiting))):
             self.session.publish()
             return None
         copy = self._spare.pop() if self._spare else self.policy.twin()
         return copy.follow(self.policy)
 
-    def _play(self, coming: Coming) -> None:
+    def _refuse_to_begin(self) -> None:
         if self._ending:
             raise Interrupted("nothing more is begun")
+
+    def _play(self, coming: Coming) -> None:
+        if self.most:
+            ranks.each(self._refuse_to_begin)  # where one does not begin, the others would wait for it
         try:
             if coming.copy is not None:
                 self.session.publish(coming.copy)

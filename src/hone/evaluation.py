@@ -75,7 +75,8 @@ def evaluate(
     if not config.eval:
         raise ValueError("there is no eval section: hone eval evaluates what stands in eval.<name>.tasks")
     folder = Path(folder)
-    with runtime.joined(config.device, config.limits.sampling, config.limits.update):
+    limits, patience = config.limits, runtime.patience(config.sampler)
+    with runtime.joined(config.device, limits.sampling, limits.update, patience):
         candidates = find(config, checkpoints, base=base)
         refuse_other_tokenizers(config, candidates)
         parts = [_Part(name, part, folder / name, _tasks(name, part)) for name, part in config.eval.items()]

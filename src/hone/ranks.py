@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+import threading
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -14,6 +16,24 @@ from torch import Tensor, distributed
 T = TypeVar("T")
 PIECE = 4 * 2**20
 """Bytes that the store takes at a time: torch's takes 8 MiB at most."""
+_second: Any = None
+"""Connections for threads that talk :func:`aside`."""
+_thread = threading.local()
+
+
+def connect(backend: str, timeout: timedelta) -> None:
+    """Join the processes that a launcher has started, twice; after ``timeout`` none waits for another any longer."""
+    global _second
+    distributed.init_process_group(backend, timeout=timeout)
+    _second = distributed.new_group(backend="gloo", timeout=timeout)
+
+
+def aside() -> None:
+    """From now on this thread talks by the second connections: what another says meanwhile does not get mixed up.
+
+    One such thread of each process at a time.
+    """
+    _thread.aside = True
 
 
 def several() -> bool:
@@ -46,7 +66,8 @@ def each(work: Callable[[], T]) -> list[T]:
     except Exception as error:
         failure = error
     found: list[Any] = [None] * count()
-    distributed.all_gather_object(found, (value, None if failure is None else _portable(failure)))
+    line = _second if getattr(_thread, "aside", False) else None
+    distributed.all_gather_object(found, (value, None if failure is None else _portable(failure)), group=line)
     for place, (_, error) in enumerate(found):
         if error is not None and place == index():
             raise failure if type(error) is type(failure) else error from failure

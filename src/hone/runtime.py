@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import torch
 from torch import distributed
@@ -44,7 +45,7 @@ def joined(name: str, *limits: float | None) -> Iterator[None]:
             )
         torch.cuda.set_device(local_place())
     longest = LONGEST if None in limits else timedelta(seconds=max(limits, default=0.0) + SPARE)
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=longest)
+    ranks.connect("cpu:gloo,cuda:nccl" if gpus else "gloo", longest)
     try:
         yield
     except Exception as error:
@@ -58,6 +59,12 @@ def joined(name: str, *limits: float | None) -> Iterator[None]:
             raise EndedElsewhere(told) from error
         raise
     distributed.destroy_process_group()
+
+
+def patience(sampler: Any) -> float | None:
+    """Seconds for which processes may wait until one has given a sampler's servers their weights; None for no limit."""
+    each = getattr(sampler, "patience", 0.0)
+    return each and 2 * each  # until there is a server, and until it has them
 
 
 def device(name: str) -> torch.device:

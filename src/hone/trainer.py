@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hone import checkpoint, folder, origin, peaks, ranks, runtime, snapshot
-from hone.ahead import Ahead, refuse_several
+from hone.ahead import Ahead
 from hone.collect import Interrupted, described
 from hone.guards import rewards
 from hone.hangs import HangError
@@ -67,8 +67,7 @@ class Trainer:
             allow: What may differ from the run that is resumed: paths of settings, "settings" for any, "data".
 
         Raises:
-            ValueError: If settings or data differ that may not, or every checkpoint is damaged; or several processes
-                are to play ahead.
+            ValueError: If settings or data differ that may not, or every checkpoint is damaged.
             FileExistsError: If the folder holds another run.
             FileNotFoundError: If there is nothing to resume.
             VerificationError: If nothing at all of a step could be judged; the steps before it are saved.
@@ -77,9 +76,8 @@ class Trainer:
         """
         self.interrupted = self._asked = False
         with ExitStack() as closing, graceful(self._stop):
-            limits = self.config.limits
-            closing.enter_context(runtime.joined(self.config.device, limits.sampling, limits.update))
-            refuse_several(self.config)
+            limits, patience = self.config.limits, runtime.patience(self.config.sampler)
+            closing.enter_context(runtime.joined(self.config.device, limits.sampling, limits.update, patience))
             self.leads = not ranks.index()
             self.folder = closing.enter_context(folder.claimed(self.config, resume=resume))
             self._desk = closing.enter_context(folder.desk(self.folder))

@@ -132,7 +132,7 @@ def refusals(folder, config):
     """What several processes are told that they cannot do."""
     import torch
 
-    from hone import ahead, ranks, runtime
+    from hone import ranks, runtime
     from hone.engines.ddp import DDP
     from hone.engines.fsdp import FSDP
     from hone.session import Session
@@ -145,7 +145,6 @@ def refusals(folder, config):
         config.model.random_weights = 7 + ranks.index()
         for refused in (
             lambda: runtime.device("cuda:1"),
-            lambda: ahead.refuse_several(config.model_copy(update={"max_staleness": 1})),
             lambda: FSDP().load(Own(), torch.device("cpu")),
             lambda: FSDP(replicas=3).load(config.model, torch.device("cpu")),
             lambda: DDP().load(config.model, torch.device("cpu")),

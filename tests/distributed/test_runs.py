@@ -169,6 +169,39 @@ def test_ctrl_c_in_one_process_ends_all_and_the_run_goes_on(config, alone, proce
     same_run(folder / "run", alone, first=3, tolerance=1e-4)
 
 
+@pytest.fixture(scope="session")
+def ahead(config, processes):
+    """The run of one process that samples two steps ahead."""
+    return processes("train", 1, config=config(max_staleness=2))[0] / "run"
+
+
+@pytest.mark.parametrize(("n", "engine"), [(2, "ddp"), pytest.param(4, "fsdp", marks=pytest.mark.slow), (2, "fsdp")])
+def test_a_run_that_samples_ahead_is_that_of_one_process(n, engine, config, ahead, processes):
+    folder, _ = processes("train", n, config=config(max_staleness=2, engine=engine))
+    same_run(folder / "run", ahead)
+    told = [(row["staleness/updates"], row.get("staleness/dropped", 0)) for row in rows(ahead) if row["step"]]
+    assert told == [(0, 0), (1, 0), (0, 10), (1, 0)]  # after step 2 the run goes back to better weights
+
+
+def test_ctrl_c_in_one_process_that_samples_ahead_ends_all(config, processes):
+    """What was cut short is sampled again by newer weights, so that what follows is another run's."""
+    settings = {"max_staleness": 1, "steps": 6}
+    folder, told = processes("train", 2, config=config(**settings), fault=[1, 2, signal.SIGINT])
+    assert [(one["interrupted"], one["step"]) for one in told] == [(True, 3)] * 2
+    _, told = processes("train", 2, folder, config=config(**settings), resume=True)
+    assert [(one["interrupted"], one["step"]) for one in told] == [(False, 6)] * 2
+    tasks = [row["task"] for row in map(json.loads, (folder / "run" / "rollouts.jsonl").open()) if not row["sibling"]]
+    assert tasks == [f"letter-{i % 9}" for i in range(len(tasks))]  # each in its turn, none twice
+
+
+@pytest.mark.parametrize("signal_number", [0, signal.SIGKILL], ids=["error", "killed"])
+def test_what_ends_one_process_that_samples_ahead_ends_all(signal_number, config, processes):
+    _, told = processes("train", 2, config=config(max_staleness=2), fault=[1, 1, signal_number], fails=True)
+    assert told["statuses"] == [1, -signal_number or 1]
+    assert told["seconds"] < 40
+    assert signal_number or "EndedElsewhere: MemoryError in process 1 of 2: the cat sat on the GPU" in told["logs"][0]
+
+
 def test_an_error_in_one_process_ends_all_with_its_message(config, processes):
     _, told = processes("train", 2, config=config(), fault=[1, 1, 0], fails=True)
     assert told["statuses"] == [1, 1]
@@ -204,8 +237,6 @@ def test_what_several_processes_cannot_do(config, processes):
         == told[1]
         == [
             "device: 'cuda:1' is one for 2 processes; give 'cuda', and each has its own",
-            "max_staleness = 1: several processes play and update in turn; set it to 0, or train in one process beside "
-            "servers of `hone serve`",
             "engine: a Own cannot be sharded (load(device, shard)); use ddp",
             "engine.fsdp.replicas: 2 processes do not make 3 replicas",
             "model: process 1 loaded other weights than the first: is it one file?",

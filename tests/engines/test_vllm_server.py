@@ -14,8 +14,10 @@ import pytest
 import torch
 import yaml
 from engine_parts import ENGINE, WIDE, context, run, tokens, worst_gap
+from launchers import launched
 
 import hone
+from hone import checkpoint
 from hone.samplers import vllm_fleet
 from hone.samplers.vllm_server import VLLMServers
 from hone.seats import SamplingParams
@@ -195,3 +197,47 @@ def test_a_run_learns(servers, tiny_folder, tmp_path, monkeypatch, lag):
     versions = {row["step"]: row["version"] for row in run.rollouts}
     assert versions == {step: max(0, step - 1 - lag) for step in range(1, 9)}
     assert sum(row["guard/findings"] for row in run.metrics if "guard/findings" in row) == 0
+
+
+@pytest.mark.parametrize(("engine", "lag"), [("ddp", 0), ("fsdp", 0), ("fsdp", 1)])
+def test_several_processes_train_as_one_beside_servers(servers, tiny_folder, tmp_path, monkeypatch, engine, lag):
+    """The first gives the servers its weights; each asks for the samples of its share."""
+    monkeypatch.setenv("HONE_API_KEY", KEY)
+    settings = {"steps": 4, "prompts": 4, "siblings": 4, "hooks": [{"guard": {"every": 2}}], "gate": "everything"}
+    settings |= {"sampler": {"vllm_server": servers.settings}, "engine": engine, "checkpoint": {"every": 1}}
+    settings |= {"tasks": "loop_parts:Letters", "verifier": "loop_parts:low", "max_staleness": lag}
+    found = []
+    for several in (False, True):
+        made = parts.settings(tiny_folder("llama", **WIDE), tmp_path / f"{several}", **settings)
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(made))
+        if several:
+            done = launched("torchrun", "train", str(tmp_path / "config.yaml"))
+            assert done.returncode == 0, done.stderr[-3000:]
+            found.append(hone.Run(made["folder"]))
+        else:
+            found.append(hone.Trainer(hone.load_config(tmp_path / "config.yaml")).fit())
+    for each in found:
+        assert {row["step"]: row["version"] for row in each.rollouts} == {s: max(0, s - 1 - lag) for s in range(1, 5)}
+        gaps = [row["mismatch/max"] for row in each.metrics if "mismatch/max" in row]
+        assert max(gaps[: None if not lag else 1]) < 1e-3
+        assert sum(row["guard/findings"] for row in each.metrics if "guard/findings" in row) == 0
+    fields = ("step", "task", "reward", "segments")
+    played = [[[row[name] for name in fields] for row in each.rollouts] for each in found]
+    assert played[0] == played[1]
+    weights = [checkpoint.load(each.checkpoints[-1])["policy"] for each in found]
+    for name, weight in weights[0].items():
+        torch.testing.assert_close(weight, weights[1][name], rtol=1e-4, atol=1e-5)
+    kept = [path.name for path in Path(servers.settings["exchange"]).iterdir() if not path.name.startswith("model-")]
+    assert not kept  # each trainer took away what it had written
+
+
+def test_what_servers_refuse_ends_every_trainer(servers, tiny_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("HONE_API_KEY", "another")
+    settings = {"tasks": "loop_parts:Letters", "verifier": "loop_parts:low"}
+    settings["sampler"] = {"vllm_server": servers.settings}
+    made = parts.settings(tiny_folder("llama", **WIDE), tmp_path / "run", **settings)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(made))
+    done = launched("torchrun", "train", str(tmp_path / "config.yaml"))
+    assert done.returncode == 1
+    assert "does not take the key; HONE_API_KEY is to be what `hone serve` had" in done.stderr
+    assert done.stderr.count("Traceback (most recent call last)") <= 2

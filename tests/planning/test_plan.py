@@ -97,15 +97,20 @@ def written(tiny_config, tmp_path):
 
 
 def test_a_step_that_plays_ahead_takes_as_long_as_the_slower_of_the_two(tiny_config, gear):
-    """Where servers play; on one device the two share what it has. Several devices do not play ahead."""
+    """Where servers play; on one device the two share what it has."""
     servers = {"vllm_server": {"exchange": "/dev/shm/hone"}}
     plans = [Planner(tiny_config(max_staleness=1, **sampler), gear()).plan() for sampler in ({"sampler": servers}, {})]
     beside, shared = ([sum(part.values()) for part in (plan.sampling, plan.update)] for plan in plans)
     assert plans[0].step == max(beside)
     assert plans[1].step == pytest.approx(sum(shared))
     assert ["of its own" in "".join(conclusion(plan)) for plan in plans] == [True, False]
-    with pytest.raises(ValueError, match="max_staleness = 1: is for one device"):
-        Planner(tiny_config(max_staleness=1), gear()).plan(Layout(devices=2))
+
+
+def test_of_several_devices_each_plays_ahead_by_a_copy_of_all_weights(tiny_config, gear):
+    config = tiny_config(max_staleness=1, model={"dtype": "float32"})
+    held = [Planner(config, gear()).plan(Layout(n, "fsdp")).phases["update"].device for n in (1, 2)]
+    assert held[1]["weights"] == pytest.approx(held[0]["weights"] / 2)
+    assert held[1]["older weights"] == held[0]["older weights"] == held[0]["weights"]
 
 
 def test_the_command_refuses_what_cannot_fit(written, tmp_path, capsys):

@@ -12,8 +12,8 @@ from hone.samplers.vllm_fleet import FAILURES, TRIES, Failure, Fleet
 class Played(Fleet):
     """Its servers answer here: each has a version, and what is wrong with it."""
 
-    def __init__(self, urls, patience=5.0, slow=0.0):
-        super().__init__(urls, patience)
+    def __init__(self, urls, patience=5.0, slow=0.0, gives=True):
+        super().__init__(urls, patience, gives)
         self.slow = slow
         self.has = dict.fromkeys(urls, "none")
         self.wrong, self.down, self.loads, self.asked = {}, set(), [], []
@@ -161,11 +161,12 @@ def test_a_failure_now_and_then_loses_no_server():
             fleet.poison["a"] = ["x"]
             await fleet.give("v1", check=False)
             for _ in range(3):
-                for _ in range(FAILURES - 1):
+                for count in range(1, FAILURES):
                     asking = asyncio.ensure_future(fleet.ask({"prompt": "x"}))
-                    await asyncio.sleep(0.015)  # once
+                    while fleet.servers[0].failures < count:
+                        await asyncio.sleep(0)
                     asking.cancel()
-                assert fleet.servers[0].failures > 0
+                assert fleet.servers[0].failures == FAILURES - 1
                 await fleet.ask({"prompt": "y"})
                 assert fleet.servers[0].failures == 0
             return fleet.servers[0].serves
@@ -202,3 +203,22 @@ def test_a_real_server_says_why_a_request_fails():
     with pytest.raises(OSError, match=rf"failed {TRIES} times, .*: 500 from {GENERATE}: CUDA error: an illegal"):
         asyncio.run(asyncio.wait_for(work(), 20))
     assert seen.count(GENERATE) == TRIES
+
+
+def test_who_gives_no_weights_waits_for_servers_that_have_them():
+    async def work():
+        async with Played(["a", "b"], gives=False) as fleet:
+            giving = asyncio.ensure_future(fleet.give("v1", check=True))
+            await asyncio.sleep(0.05)
+            assert not giving.done()
+            assert fleet.servers[0].why == "OSError: it has not taken the weights of now yet"
+            fleet.has["b"] = "v1"  # somebody else's doing
+            await giving
+            found = {(await fleet.ask({}))["url"] for _ in range(4)}
+            fleet.has["a"] = "v1"
+            async with asyncio.timeout(10):
+                while not fleet.servers[0].serves:
+                    await asyncio.sleep(0.01)
+            return fleet.loads, found
+
+    assert asyncio.run(work()) == ([], {"b"})

@@ -5,11 +5,9 @@ import torch
 
 from hone import ranks
 from hone.checksums import checksums
-from hone.policies.causal_lm import CausalLM
 from hone.samplers import vllm_compat
 from hone.samplers.vllm_engine import VLLMSampler
 from hone.samplers.vllm_requests import Asking
-from hone.samplers.vllm_server import VLLMServers
 from hone.samplers.vllm_weights import compared, words
 from hone.seats import SamplingParams
 from hone.serving import serve
@@ -133,13 +131,12 @@ def test_a_server_that_others_reach_wants_a_key(tiny_model_path, monkeypatch):
         serve(config, "127.0.0.1", 8000)
 
 
-def test_several_processes_are_told_that_vllm_samples_for_one(monkeypatch):
-    policy = CausalLM(path="anywhere")
-    VLLMSampler().accept(policy)
+def test_several_processes_are_told_that_vllm_in_this_one_samples_for_one(monkeypatch):
+    sampler = VLLMSampler()
+    sampler._refuse_device(torch.device("cpu"))
     monkeypatch.setattr(ranks, "several", lambda: True)
-    for sampler in (VLLMSampler(), VLLMServers(urls=["http://localhost:1"], exchange="exchange")):
-        with pytest.raises(ValueError, match="one training process"):
-            sampler.sync(policy)
+    with pytest.raises(ValueError, match="one training process, and this run has several; take sampler: vllm_server"):
+        sampler._refuse_device(torch.device("cpu"))
 
 
 def test_a_policy_that_gives_no_weights_is_refused():

@@ -105,14 +105,8 @@ class Planner:
         self.lengths = Lengths.of(config, self.hollow, prompt, response)
 
     def plan(self, layout: Layout | None = None, *, kept: int | None = None, rounds: float = 1) -> Plan:
-        """The plan over so many devices, of a step in which so many groups are kept of so many rounds.
-
-        Raises:
-            ValueError: If the run plays ahead, which it cannot in several processes.
-        """
+        """The plan over so many devices, of a step in which so many groups are kept of so many rounds."""
         config, hardware, layout = self.config, self.hardware, layout or Layout()
-        if config.max_staleness and layout.devices > 1:
-            raise ValueError(f"max_staleness = {config.max_staleness}: is for one device; set 0 to train on several")
         memory = Memory(config, self.hollow, hardware, layout)
         packs = self.hollow.packs
         of_step = work(config, self.lengths, devices=layout.devices, packs=packs, kept=kept, rounds=rounds)

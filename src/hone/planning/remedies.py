@@ -73,7 +73,7 @@ def _smaller(planner: Planner, plan: Plan) -> tuple[str, Planner, Layout] | None
 def _sharded(planner: Planner, plan: Plan) -> tuple[str, Planner, Layout] | None:
     """The fewest devices, a power of two, that fit when they share all weights."""
     devices = 2
-    while devices <= MOST and not planner.config.max_staleness:
+    while devices <= MOST:
         layout = Layout(devices, "fsdp")
         if devices > plan.layout.parts and _fits(planner, layout):
             return f"--sharding fsdp --devices {devices}", planner, layout

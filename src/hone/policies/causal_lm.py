@@ -102,22 +102,21 @@ class CausalLM:
             self._whole = copy.copy(self)
             self._whole.model = copy.deepcopy(self.model).to(self.device)
             parity.find_ways(self._whole)
-            self._split()
+            self.split()
         self.masters = MasterWeights(self.model, self.offload)
         parity.check_head(self.whole())
         parity.find_ways(self)
 
-    def _split(self) -> None:
-        """Leave a part of the model in this process."""
-        self._score = self._shard(self.model, layers.blocks(self.model), self._scored)
+    def split(self) -> None:
+        """Leave a part of the model in this process, where the policy is sharded."""
+        if self._shard is not None:
+            self._score = self._shard(self.model, layers.blocks(self.model), self._scored)
 
     def twin(self) -> CausalLM:
-        """A policy with a model of its own that has the same weights, and does not learn."""
+        """A policy with a model of its own that has the same weights, all of them here, and does not learn."""
         twin = copy.copy(self)
-        twin.masters = twin._whole = None
+        twin.masters = twin._whole = twin._score = None
         twin.model = copies.copied(self.whole().model)
-        if self._shard is not None:
-            twin._split()
         return twin
 
     def follow(self, policy: CausalLM) -> CausalLM:

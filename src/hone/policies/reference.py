@@ -36,6 +36,7 @@ class FrozenLM:
         self._initial = True
         if not policy.lora:
             self.policy = policy.twin()
+            self.policy.split()
             self.policy.model.requires_grad_(False)
 
     @torch.no_grad()

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from hone import hangs
+from hone import hangs, ranks
 from hone.samplers import vllm_compat
 from hone.samplers.stepping import OneThread, Stepper
 from hone.samplers.vllm_requests import Asking
@@ -91,6 +91,11 @@ class VLLMSampler(VLLMSettings):
 
     def _refuse_device(self, device: Any) -> None:
         """Before weights are loaded a second time."""
+        if ranks.several():
+            raise ValueError(
+                "sampler: vLLM in this process samples for one training process, and this run has several; take "
+                "sampler: vllm_server, beside servers of `hone serve`"
+            )
         if device.type not in ("cpu", "cuda") or device.index:
             raise ValueError(f"device = {device}: vLLM in this process runs on the CPU or the first GPU that it sees")
         if self.engine.get("tensor_parallel_size", 1) > 1:

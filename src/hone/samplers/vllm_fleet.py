@@ -75,11 +75,12 @@ class Fleet:
     Args:
         urls: Of the servers.
         patience: Seconds for which there may be no server, and for which one may take weights; None for no limit.
+        gives: Whether servers get their weights from here; else somebody else gives them, and they are only asked.
     """
 
-    def __init__(self, urls: Sequence[str], patience: float | None) -> None:
+    def __init__(self, urls: Sequence[str], patience: float | None, gives: bool = True) -> None:
         self.servers = [Server(url.rstrip("/")) for url in urls]
-        self.patience, self.version = patience, ""
+        self.patience, self.gives, self.version = patience, gives, ""
         self._check = False
         self._news = asyncio.Event()
         """Set when a server comes back, or when it is known that none will."""
@@ -110,6 +111,8 @@ class Fleet:
 
     async def give(self, version: str, check: bool) -> None:
         """Have every server take the weights of this name; at least one has to, the others get them when they return.
+
+        Who does not give any waits for one that has them.
 
         Raises:
             TimeoutError: If there is none to take them for as long as ``patience``.
@@ -216,6 +219,8 @@ class Fleet:
         wanted = self.version
         try:
             state = await self._json(server, "GET", WEIGHTS, limit=PULSE)
+            if state["version"] != wanted and not self.gives:
+                raise OSError("it has not taken the weights of now yet")
             if state["version"] != wanted:
                 body = {"version": wanted, "check": self._check}
                 report = await self._json(server, "POST", WEIGHTS, body, limit=self.patience)

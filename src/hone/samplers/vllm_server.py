@@ -7,7 +7,8 @@
 `hone serve CONFIG` reads the same file. A server binds to the loopback unless it is told otherwise; it asks for the key
 in HONE_API_KEY, if there is one in its environment, and the trainer has it in its own. Weights go through ``exchange``,
 a folder that trainer and servers share. A server that is lost is tried again; what was asked of it is asked of the
-others, and no answer is taken that is by other weights than those of now.
+others, and no answer is taken that is by other weights than those of now. Of several training processes the first
+gives the weights, and each asks the servers for its own share of the samples.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import Field
 from torch import Tensor
 
-from hone import hangs
+from hone import hangs, ranks
 from hone.samplers.vllm_fleet import Fleet
 from hone.samplers.vllm_requests import Asking
 from hone.samplers.vllm_settings import VLLMSettings
@@ -58,7 +59,7 @@ class VLLMServers(VLLMSettings):
     _under_way: int = field(default=0, init=False, repr=False, compare=False)
 
     def sync(self, policy: Any) -> None:
-        """Have the servers take the policy's weights as they are now.
+        """Have the servers take the policy's weights as they are now; of several processes all have to call it.
 
         Raises:
             ImportError: If there is no aiohttp.
@@ -67,6 +68,23 @@ class VLLMServers(VLLMSettings):
             RuntimeError: If samples are under way, or a server holds others than it was sent.
             TimeoutError: If there is no server for as long as ``patience``; HangError if one does not come back.
         """
+        policy = policy.whole() if hasattr(policy, "whole") else policy
+        before = self._written
+        name = ranks.each(lambda: self._prepare(policy))[0]  # nobody is sampling any more, once all are here
+        try:
+            for gives in (True, False):  # who only asks finds a server that has them
+                ranks.each(lambda gives=gives: self._give(name) if gives == self._gives else None)
+        finally:
+            if before is not None:
+                shutil.rmtree(before, ignore_errors=True)
+        self._took(policy)
+
+    @property
+    def _gives(self) -> bool:
+        return ranks.index() == 0
+
+    def _prepare(self, policy: Any) -> str:
+        """Make ready to give or to get weights; in the first process, their name."""
         self.accept(policy)
         if self._under_way:
             raise RuntimeError(f"sampler: the weights cannot change while {self._under_way} sequences are under way")
@@ -75,13 +93,13 @@ class VLLMServers(VLLMSettings):
         self.renderer = policy.renderer
         for processor in self.processors:
             processor.bind(self.renderer)
-        before, self._written = self._written, _write(policy.weights(), Path(self.exchange), policy.version)
-        try:
-            self._call(self._fleet.give(self._written.name, self._due), "giving weights")
-        finally:
-            if before is not None:
-                shutil.rmtree(before, ignore_errors=True)
-        self._took(policy)
+        if not self._gives:
+            return ""
+        self._written = _write(policy.weights(), Path(self.exchange), policy.version)
+        return self._written.name
+
+    def _give(self, name: str) -> None:
+        self._call(self._fleet.give(name, self._due), "giving weights")
 
     def _open(self) -> None:
         try:
@@ -92,7 +110,7 @@ class VLLMServers(VLLMSettings):
         threading.Thread(target=self._loop.run_forever, name="hone-servers", daemon=True).start()
 
         async def fleet() -> Fleet:
-            return await Fleet(self.urls, self.patience).__aenter__()
+            return await Fleet(self.urls, self.patience, self._gives).__aenter__()
 
         self._fleet = self._call(fleet(), "opening connections")
 

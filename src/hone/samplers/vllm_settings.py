@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from hone import ranks
 from hone.math.mismatch import truncated_importance
 from hone.seats import Processor, StepField, settings
 
@@ -54,15 +53,10 @@ class VLLMSettings:
         """Go no further with what cannot work.
 
         Raises:
-            ValueError: If the policy cannot give its weights, or there are several processes to give them.
+            ValueError: If the policy cannot give its weights.
         """
         if not hasattr(policy, "weights"):
             raise ValueError("sampler: vLLM needs a policy that gives its weights, such as causal_lm")
-        if ranks.several():
-            raise ValueError(
-                "sampler: vLLM samples for one training process, and this run has several; take sampler: native, or "
-                "train in one process beside servers of `hone serve`"
-            )
 
     @property
     def _due(self) -> bool:

@@ -14,7 +14,7 @@ LAUNCHERS = {
 
 def launched(launcher, *arguments):
     """How it ends in two processes."""
-    paths = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
+    paths = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     return subprocess.run(
         [sys.executable, "-m", *LAUNCHERS[launcher].split(), "-m", "hone.cli", *arguments],
         env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
