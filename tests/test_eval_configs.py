@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from test_configs import call, countdown, function, gsm8k
+from test_configs import call, completion, countdown, function, gsm8k, small_program
 
 import hone
 from hone.evaluation import evaluate, load_evaluation
@@ -51,6 +51,8 @@ DATA = {
     "aqua/dev.jsonl": aqua,
     "arc_agi/training.jsonl": arc,
     "ifeval/input_data.jsonl": ifeval,
+    "humaneval/HumanEval.jsonl": completion,
+    "mbpp/mbpp.jsonl": small_program,
     "thinker/heldout.jsonl": thought,
     "thinker/calibration.jsonl": thought,
     **{f"bfcl/BFCL_v4_{name}.jsonl": function for name in ("simple_python", "multiple", "parallel", "irrelevance")},
@@ -70,14 +72,26 @@ SAID = {
 def data(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name, make in DATA.items():
-        path, rows = Path("data", name), [make(i) for i in range(1, 5)]
+        path, rows = Path("data", name), [make(i) for i in range(1, 15)]
         path.parent.mkdir(parents=True, exist_ok=True)
         whole = {"canary": "x", "examples": rows}
         path.write_text(json.dumps(whole) if path.suffix == ".json" else "".join(json.dumps(r) + "\n" for r in rows))
 
 
 def test_there_are_all():
-    names = {"gsm8k", "countdown", "bfcl", "ifeval", "aqua", "bbh", "arc", "reasoning_gym", "thinking"}
+    names = {
+        "gsm8k",
+        "countdown",
+        "bfcl",
+        "humaneval",
+        "mbpp",
+        "ifeval",
+        "aqua",
+        "bbh",
+        "arc",
+        "reasoning_gym",
+        "thinking",
+    }
     assert names <= {path.stem for path in CONFIGS}
 
 
