@@ -79,6 +79,22 @@ def test_variants_stand_side_by_side(here, capsys):
     assert "variants.same" not in told
 
 
+def test_a_variant_may_come_later_and_plays_alone(here):
+    config = load_evaluation("tiny.yaml", ["variants={same: {sampler.native.max_sequences: 3}}"])
+    evaluate(config, folder="out")
+    rows = Path("out/letters/base.jsonl").read_bytes()
+    told = []
+    result = evaluate(load_evaluation("tiny.yaml"), folder="out", progress=lambda *given: told.append(given))
+    assert {label for _, label, _, _ in told} == {"base/forced", "base/asked"}
+    assert list(result["evaluations"]["letters"]["checkpoints"]) == ["base", "base/same", "base/forced", "base/asked"]
+    assert Path("out/letters/base.jsonl").read_bytes() == rows
+    with pytest.raises(ValueError, match=r"variants\.forced.* -> not there"):  # its answers are there
+        evaluate(config, folder="out")
+    other = ["variants.forced={sampler.native.processors: [{budget_forcing: {waits: 0, budget: 2}}]}"]
+    with pytest.raises(ValueError, match=r"variants\.forced.*budget: 1 -> 2"):
+        evaluate(load_evaluation("tiny.yaml", other), folder="out")
+
+
 def test_a_checkpoint_answers_in_every_variant(here, tiny_model_path):
     import shutil
 

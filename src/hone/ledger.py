@@ -19,7 +19,7 @@ SHOWN = 12
 
 
 def claim(folder: Path, config: Config) -> None:
-    """Make the folder, or go on in it.
+    """Make the folder, or go on in it, with further variants too.
 
     Raises:
         FileExistsError: It holds something else.
@@ -29,7 +29,8 @@ def claim(folder: Path, config: Config) -> None:
     if written.exists():
         if (folder / "metrics.jsonl").exists():
             raise FileExistsError(f"{folder} is the folder of a training run; {ELSEWHERE}")
-        _refuse_other_settings(written, config)
+        if _further_variants(written, config):
+            write_settings(folder, config.dump())
         return
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} holds something else; {ELSEWHERE}")
@@ -37,12 +38,16 @@ def claim(folder: Path, config: Config) -> None:
     write_settings(folder, config.dump())
 
 
-def _refuse_other_settings(written: Path, config: Config) -> None:
-    told = [f"  {line}" for _, line in changed(_settings(load_config(written)), _settings(config))]
+def _further_variants(written: Path, config: Config) -> bool:
+    """Whether there are some that have no answers yet; one that is left out is refused, for its answers are there."""
+    before, now = _settings(load_config(written)), _settings(config)
+    known = {name: value for name, value in now.items() if name in before or not name.startswith("variants.")}
+    told = [f"  {line}" for _, line in changed(before, known)]
     if told:
         more = [f"  and {len(told) - SHOWN} more"] if len(told) > SHOWN else []
         head = f"{written.parent} holds an evaluation with other settings; go back to them, or {ELSEWHERE}:"
         raise ValueError("\n".join([head, *told[:SHOWN], *more]))
+    return known != now
 
 
 def _settings(config: Config) -> dict[str, Any]:
