@@ -215,6 +215,18 @@ def test_a_row_holds_no_more_siblings_than_the_budget():
         assert max(sum(branch.trajectory >= 0 for branch in row.branches) for row in rows) == fit
 
 
+def test_what_is_computed_again_by_hand(tiny_policy):
+    """A prompt of 50 and eight answers of 10 are 130 steps; one answer alone is 60 with it, two are 70, four 90."""
+    task, prompt = Task("t", []), given_(*range(50))
+    group = Group(task, [Trajectory(task, [prompt, trained(*range(10))], 1.0, advantage=1.0) for _ in range(8)])
+    policy = tiny_policy()
+    for tokens, laid in [(130, 130), (129, 2 * 90), (70, 4 * 70), (69, 8 * 60), (1, 8 * 60)]:
+        assert collate.repeated([group], policy, tokens) == (laid / 130, 130)
+    assert collate.repeated([], policy, 10)[1] == 0
+    policy.share_context = False
+    assert collate.repeated([group], policy, 1) == (1, 60)
+
+
 def test_turns_that_agree_are_shared_as_far_as_they_do():
     task, prompt, turn, other = Task("t", []), given_(1, 2), given_(3), given_(4, 4)
     told = [[turn, trained(5)], [other, trained(6)], [turn, given_(7), trained(8)], [trained(9)]]

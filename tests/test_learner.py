@@ -346,6 +346,19 @@ def test_nothing_to_learn(learner, make_group):
     assert torch.equal(weights(made.policy), before)
 
 
+def test_prompts_that_are_computed_again_and_again_are_told_once(learner, make_group, caplog):
+    made, groups = learner(tokens=60), [make_group(50, (5, 6, 7, 8), advantages=[1.0, -1.0, 1.0, -1.0])]
+    for step in range(2):
+        made.update(groups, step)
+    assert [record.message for record in caplog.records] == [
+        "update.tokens = 60: groups do not fit, so their prompts are computed anew for parts of them: 3.0 tokens for "
+        "each that there is; with 76 each is computed once, for more memory"
+    ]
+    caplog.clear()
+    learner(tokens=76).update(groups, 0)
+    assert not caplog.records
+
+
 def test_withdrawn_and_unjudged_trajectories_give_no_gradient(learner, make_group, tiny_policy):
     def gradient(*groups):
         made = learner(tiny_policy(), max_grad_norm=FREE)

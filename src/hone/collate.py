@@ -6,6 +6,7 @@ behind a trajectory's last trained step is there at all.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -35,6 +36,16 @@ def rows(groups: Sequence[Group], *, shares_context: bool, packs: bool = False, 
         ValueError: If the first step of a trajectory is to be trained: nothing precedes it.
     """
     return _laid(_forest(groups, shares_context=shares_context, packs=packs, tokens=tokens), packs, tokens)
+
+
+def repeated(groups: Sequence[Group], policy: Policy, tokens: int) -> tuple[float, int]:
+    """How many steps are computed for each that there is, since groups that are too long are split; and the limit for
+    a row at which none is.
+    """  # fmt: skip
+    ways = {"shares_context": policy.shares_context, "packs": policy.packs}
+    split, whole = (_forest(groups, **ways, tokens=most) for most in (tokens, sys.maxsize))
+    of_split, of_whole = ([_steps(tree) for tree in trees] for trees in (split, whole))
+    return sum(of_split) / max(1, sum(of_whole)), max(of_whole, default=0)
 
 
 def _laid(trees: Sequence[list[Branch]], packs: bool, tokens: int) -> list[Row]:

@@ -24,6 +24,8 @@ log = logging.getLogger("hone")
 
 USUAL = 20
 """Gradient norms whose median is the measure of a spike."""
+WASTE = 1.5
+"""Tokens that are computed for each that there is, above which that is told."""
 SKETCH = 4096
 """Most entries of a weight's gradient that :meth:`Learner.gradient` gives."""
 
@@ -96,6 +98,7 @@ class Learner:
         self._course, self._steps = optimizer, steps
         self._norms: list[float] = []
         """Gradient norms of the last steps that were taken."""
+        self._told = False
         self._schedule(began=0)
 
     def update(self, groups: Sequence[Group], step: int) -> dict[str, float]:
@@ -103,6 +106,7 @@ class Learner:
         for group in groups:
             if any(t.advantage is None for t in group if t.trained and t.reward is not None):
                 raise ValueError(f"task {group.task.id!r}: a judged trajectory has no advantage; who writes it?")
+        self._tell_waste(groups)
         meter = Meter()
         minibatches = self._minibatches(groups)
         on_policy = len(minibatches) * self.settings.epochs == 1
@@ -162,11 +166,18 @@ class Learner:
     def _batches(self, groups: Sequence[Group]) -> list[Batch]:
         """The micro-batches of this process."""
         how = {"tokens": self.settings.tokens, "temperature": self.temperature}
-        batches = collate.share(groups, self.policy, **how, hand=ranks.index(), hands=ranks.count())
-        if any(trajectory.version != self.policy.version for group in groups for trajectory in group):
-            for batch in batches:
-                batch.sampled_entropies = None  # of older weights
-        return batches
+        return collate.share(groups, self.policy, **how, hand=ranks.index(), hands=ranks.count())
+
+    def _tell_waste(self, groups: Sequence[Group]) -> None:
+        """Say once that most of the work is done several times over."""
+        times, enough = collate.repeated(groups, self.policy, self.settings.tokens)
+        if times > WASTE and not self._told and not ranks.index():
+            self._told = True
+            log.warning(
+                "update.tokens = %d: groups do not fit, so their prompts are computed anew for parts of them: %.1f "
+                "tokens for each that there is; with %d each is computed once, for more memory",
+                self.settings.tokens, times, enough,
+            )  # fmt: skip
 
     @torch.no_grad()
     def _score(self, batch: Batch) -> torch.Tensor:

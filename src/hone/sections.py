@@ -41,7 +41,8 @@ class UpdateConfig:
     Attributes:
         minibatches: Optimiser steps per pass over the groups; with one pass and one of these, training is on-policy.
         epochs: Passes.
-        tokens: Most tokens of a micro-batch, padding included. Only memory and speed depend on it.
+        tokens: Most tokens of a micro-batch, padding included. Only memory and speed depend on it: of a group that
+            does not fit, the prompt is computed for each part anew.
         spike: An optimiser step whose gradient norm is more than so many times the median of the 20 before is bad, as
             is one whose norm is not finite; None for no such limit. A bad one is never taken.
         on_bad: What else follows on it: "skip" nothing, "rollback" the weights and moments of the newest checkpoint

@@ -38,7 +38,7 @@ def test_products_are_those_of_the_layer(sizes, shape, bias, turned, half):
         rows = rows.transpose(0, -1).contiguous().transpose(0, -1)
     with torch.inference_mode():
         plain = layer(rows)
-        with Prepacked(layer).used():
+        with Prepacked(layer, 0).used():
             packed = layer(rows)
     assert packed.shape == plain.shape
     assert packed.dtype == plain.dtype
@@ -48,7 +48,7 @@ def test_products_are_those_of_the_layer(sizes, shape, bias, turned, half):
 def test_layers_are_themselves_again_even_after_an_error():
     model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))
     rows = torch.randn(2, 8)
-    packed = Prepacked(model)
+    packed = Prepacked(model, 0)
     with torch.inference_mode(), packed.used():
         assert model[0].forward.func is prepacked._product
     with pytest.raises(RuntimeError, match="inner product"), torch.inference_mode(), packed.used():
@@ -70,12 +70,13 @@ def test_layers_are_themselves_again_even_after_an_error():
 )
 def test_a_weight_that_was_written_to_is_noticed(change):
     layer = nn.Linear(8, 8)
-    packed = Prepacked(layer)
+    packed = Prepacked(layer, 0)
     layer(torch.randn(2, 8)).sum().backward()
-    assert packed.fresh
+    assert packed.fresh(0)
+    assert not packed.fresh(1)
     with torch.no_grad():
         change(layer)
-    assert not packed.fresh
+    assert not packed.fresh(0)
 
 
 def test_what_is_no_plain_layer_is_left_alone():
@@ -88,7 +89,7 @@ def test_what_is_no_plain_layer_is_left_alone():
     whole = nn.Linear(8, 8).to(torch.float64)
     for layer in (Own(8, 8), hooked, whole):
         before = layer.forward
-        with Prepacked(layer).used():
+        with Prepacked(layer, 0).used():
             assert layer.forward == before
 
 
@@ -110,9 +111,10 @@ def test_a_sampler_uses_the_weights_of_now(dtype, lora, tiny_policy):
     assert greedy(sampler) == first
     assert sampler._prepacked is kept  # and is not made anew for the same weights
 
-    with torch.no_grad():
-        for weight in policy.parameters():
-            weight.add_(torch.randn_like(weight) * 0.2)
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=0.1, fused=True)
+    for weight in policy.parameters():
+        weight.grad = torch.randn_like(weight)
+    optimizer.step()
     policy.advance()
     for told in (False, True):  # by sync, which need not be called for weights that are read where they are
         if told:

@@ -160,10 +160,11 @@ class NativeSampler:
 
     def _weights(self) -> Prepacked:
         """Those of the policy, prepacked; nothing updates them while sequences are running."""
-        if not self._running and self._prepacked and not self._prepacked.fresh:
+        version = self._policy.version
+        if not self._running and self._prepacked and not self._prepacked.fresh(version):
             self._prepacked = None
         if self._prepacked is None:
-            self._prepacked = Prepacked(self._policy.causal_lm)
+            self._prepacked = Prepacked(self._policy.causal_lm, version)
         return self._prepacked
 
     def _forget(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch import Tensor, nn
@@ -23,17 +23,21 @@ class Prepacked:
 
     Args:
         model: Its layers are looked at now; they stay as they are but under :meth:`used`.
+        version: Of its weights.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, version: int) -> None:
+        self._version = version
         layers = [layer for layer in model.modules() if type(layer) is nn.Linear and _can(layer)]
         self._seen = [(layer.weight, _state(layer.weight)) for layer in layers]
         self._forwards = [(layer.__dict__, _forward(layer)) for layer in layers]
 
-    @property
-    def fresh(self) -> bool:
-        """Whether the weights are what they were."""
-        return all(_state(weight) == state for weight, state in self._seen)
+    def fresh(self, version: int) -> bool:
+        """Whether the weights, now of this version, are what they were.
+
+        Torch counts what is written to a tensor, but for what its fused optimisers write.
+        """
+        return version == self._version and all(_state(weight) == state for weight, state in self._seen)
 
     @contextmanager
     def used(self) -> Iterator[None]:
@@ -58,19 +62,28 @@ def gains(dtype: torch.dtype, device: str) -> bool:
     Where there are kernels for it, that is, and by the kind of processor: a measurement could come out otherwise in the
     next process, and a run that is resumed there would not go on to the same bits.
     """
-    if device != "cpu" or not torch.backends.mkldnn.is_available() or not _is_x86():
+    if device != "cpu" or not torch.backends.cpu.get_cpu_capability().startswith("AVX"):
         return False
-    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return dtype in (torch.float32, torch.bfloat16) and _works(dtype)
 
 
-def _is_x86() -> bool:
-    return torch.backends.cpu.get_cpu_capability().startswith("AVX")
+@cache
+def _works(dtype: torch.dtype) -> bool:
+    """Whether this build of torch has the functions, which are not public."""
+    ones = torch.ones(16, 16, dtype=dtype)
+    try:
+        return bool((_product(_packed(ones), None, ones) == 16).all())
+    except (AttributeError, RuntimeError):
+        return False
 
 
 def _forward(layer: nn.Linear) -> Callable[[Tensor], Tensor]:
-    weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), ROWS)
     bias = None if layer.bias is None else layer.bias.detach()
-    return partial(_product, weight, bias)
+    return partial(_product, _packed(layer.weight.detach()), bias)
+
+
+def _packed(weight: Tensor) -> Tensor:
+    return torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
 
 
 def _product(weight: Tensor, bias: Tensor | None, rows: Tensor) -> Tensor:
