@@ -83,7 +83,7 @@ def distance(one, other):
     ("n", "engine"),
     [
         (2, "ddp"),
-        (4, "ddp"),
+        pytest.param(4, "ddp", marks=pytest.mark.slow),
         (2, "fsdp"),
         (4, {"fsdp": {"replicas": 2}}),
         pytest.param(4, "fsdp", marks=pytest.mark.slow),

@@ -175,7 +175,10 @@ def ahead(config, processes):
     return processes("train", 1, config=config(max_staleness=2))[0] / "run"
 
 
-@pytest.mark.parametrize(("n", "engine"), [(2, "ddp"), pytest.param(4, "fsdp", marks=pytest.mark.slow), (2, "fsdp")])
+@pytest.mark.parametrize(
+    ("n", "engine"),
+    [pytest.param(2, "ddp", marks=pytest.mark.slow), (2, "fsdp"), pytest.param(4, "fsdp", marks=pytest.mark.slow)],
+)
 def test_a_run_that_samples_ahead_is_that_of_one_process(n, engine, config, ahead, processes):
     folder, _ = processes("train", n, config=config(max_staleness=2, engine=engine))
     same_run(folder / "run", ahead)
