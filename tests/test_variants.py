@@ -6,6 +6,7 @@ import loop_parts as parts
 import pytest
 
 import hone
+from hone import runtime
 from hone.cli import main
 from hone.evaluation import evaluate, load_evaluation
 from hone.registry import ConfigError
@@ -138,3 +139,10 @@ def test_what_they_cannot_change_is_told(here, variants, told):
 def test_an_environment_that_would_do_nothing_is_refused(here):
     with pytest.raises(ConfigError, match=r"variants\.asked\.environment: would do nothing in eval\.letters"):
         load_evaluation("tiny.yaml", ["eval.letters.environment=single_turn"])
+
+
+@pytest.mark.parametrize(("patience", "limits"), [(5000, [7200, 7200, 0, 10000]), ("null", [7200, 7200, 0, None])])
+def test_processes_wait_for_the_servers_of_a_variant_too(here, patience, limits):
+    server = f"{{vllm_server: {{exchange: out, patience: {patience}}}}}"
+    config = load_evaluation("tiny.yaml", [f"variants={{far: {{sampler: {server}}}}}"])
+    assert runtime.limits(config) == limits

@@ -75,8 +75,7 @@ def evaluate(
     if not config.eval:
         raise ValueError("there is no eval section: hone eval evaluates what stands in eval.<name>.tasks")
     folder = Path(folder)
-    limits, patience = config.limits, runtime.patience(config.sampler)
-    with runtime.joined(config.device, limits.sampling, limits.update, patience):
+    with runtime.joined(config.device, *runtime.limits(config)):
         candidates = find(config, checkpoints, base=base)
         refuse_other_tokenizers(config, candidates)
         parts = [_Part(name, part, folder / name, _tasks(name, part)) for name, part in config.eval.items()]

@@ -170,9 +170,11 @@ class Learner:
 
     def _tell_waste(self, groups: Sequence[Group]) -> None:
         """Say once that most of the work is done several times over."""
+        if self._told or ranks.index():
+            return
         times, enough = collate.repeated(groups, self.policy, self.settings.tokens)
-        if times > WASTE and not self._told and not ranks.index():
-            self._told = True
+        self._told = times > WASTE
+        if self._told:
             log.warning(
                 "update.tokens = %d: groups do not fit, so their prompts are computed anew for parts of them: %.1f "
                 "tokens for each that there is; with %d each is computed once, for more memory",

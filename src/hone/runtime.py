@@ -61,10 +61,13 @@ def joined(name: str, *limits: float | None) -> Iterator[None]:
     distributed.destroy_process_group()
 
 
-def patience(sampler: Any) -> float | None:
-    """Seconds for which processes may wait until one has given a sampler's servers their weights; None for no limit."""
-    each = getattr(sampler, "patience", 0.0)
-    return each and 2 * each  # until there is a server, and until it has them
+def limits(config: Any) -> list[float | None]:
+    """Seconds for the longest things that a process of a run does by itself; None for no limit."""
+    found = [config.limits.sampling, config.limits.update]
+    for variant in config.every_variant().values():
+        patience = getattr(variant.sampler, "patience", 0.0)
+        found.append(patience and 2 * patience)  # until there is a server, and until it has its weights
+    return found
 
 
 def device(name: str) -> torch.device:

@@ -76,8 +76,7 @@ class Trainer:
         """
         self.interrupted = self._asked = False
         with ExitStack() as closing, graceful(self._stop):
-            limits, patience = self.config.limits, runtime.patience(self.config.sampler)
-            closing.enter_context(runtime.joined(self.config.device, limits.sampling, limits.update, patience))
+            closing.enter_context(runtime.joined(self.config.device, *runtime.limits(self.config)))
             self.leads = not ranks.index()
             self.folder = closing.enter_context(folder.claimed(self.config, resume=resume))
             self._desk = closing.enter_context(folder.desk(self.folder))
