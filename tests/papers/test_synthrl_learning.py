@@ -3,6 +3,9 @@
 A question is four letters with digits among them, and its answer the letters. A small model is trained on questions
 with few digits, so that more of them are harder, in degrees. The writer knows no answers; a third of what it writes is
 harder, and the rest is easier, or has another answer.
+
+How fast the model learns goes by the last bits of its products, which are others on another processor. So it is trained
+until it knows so much, not for so long: then what the tests count is about the same everywhere.
 """
 
 import json
@@ -39,10 +42,10 @@ def question(draw, digits):
 
 @hone.settings
 class Strings:
-    """Questions that are no part of the training, of different difficulty."""
+    """Questions that are no part of the training, with up to ``digits`` digits: so easy that most can be seeds."""
 
     count: int = 80
-    digits: int = 3
+    digits: int = 1
 
     def __post_init__(self):
         self.cursor = 0
@@ -66,7 +69,10 @@ class Strings:
 
 @hone.settings
 class Scribbler:
-    """Adds digits (harder), takes one away (easier), or changes a letter (another answer); which, the seed says."""
+    """Adds digits (harder), takes one away (easier), or changes letters (another answer); which, the seed says.
+
+    Two letters: there are two that some small models take for each other, and agreement is no proof against that.
+    """
 
     name: str = "scribbler"
 
@@ -77,19 +83,32 @@ class Scribbler:
         kind = draw.choice(["harder", "easier", "corrupt"])
         digits = [i for i, letter in enumerate(text) if letter in DIGITS]
         if kind == "corrupt":
-            place = draw.choice([i for i, letter in enumerate(text) if letter in LETTERS])
-            text[place] = draw.choice([letter for letter in LETTERS if letter != text[place]])
+            for place in draw.sample([i for i, letter in enumerate(text) if letter in LETTERS], 2):
+                text[place] = draw.choice([letter for letter in LETTERS if letter != text[place]])
         elif kind == "easier" and digits:
             del text[draw.choice(digits)]
         else:
-            for _ in range(draw.randint(1, 6)):
+            for _ in range(draw.randint(1, 8)):
                 text.insert(draw.randrange(len(text) + 1), draw.choice(DIGITS))
         return f"<question>{''.join(text)}</question>"
 
 
+def padded(texts):
+    """Conversations of equal width, and their labels: -100 but where the answers are."""
+    import torch
+
+    rows = [([259, *text.encode(), 256, 260], [*oracle(text).encode(), 256]) for text in texts]
+    width = max(len(head) + len(answer) for head, answer in rows)
+    ids = torch.tensor([[*head, *answer, *[257] * (width - len(head) - len(answer))] for head, answer in rows])
+    labels = torch.full_like(ids, -100)
+    for row, (head, answer) in enumerate(rows):
+        labels[row, len(head) : len(head) + len(answer)] = torch.tensor(answer)
+    return {"input_ids": ids, "labels": labels}
+
+
 @pytest.fixture(scope="module")
 def learned(tmp_path_factory, tiny_tokenizer):
-    """The folder of a model that was trained from scratch, by plain supervision."""
+    """The folder of a model that was trained from scratch, by plain supervision, until it knows so much."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -100,23 +119,19 @@ def learned(tmp_path_factory, tiny_tokenizer):
             num_key_value_heads=4, max_position_embeddings=64, bos_token_id=None, eos_token_id=256, pad_token_id=257,
         )
     )  # fmt: skip
-    draw, steps = random.Random(0), 400
-    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
-    for _ in range(steps):
+    draw = random.Random(0)
+    held = padded([question(random.Random(f"held {i}"), 2) for i in range(256)])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.0)  # at a constant rate, to stop anywhere
+    for step in range(1000):
         texts = [question(draw, draw.choices(range(5), [8, 6, 4, 2, 1])[0]) for _ in range(96)]
-        rows = [([259, *text.encode(), 256, 260], [*oracle(text).encode(), 256]) for text in texts]
-        width = max(len(head) + len(answer) for head, answer in rows)
-        padded = [[*head, *answer, *[257] * (width - len(head) - len(answer))] for head, answer in rows]
-        ids, labels = torch.tensor(padded), torch.tensor(padded)
-        for row, (head, answer) in enumerate(rows):
-            labels[row, : len(head)] = labels[row, len(head) + len(answer) :] = -100
-        loss = model(input_ids=ids, labels=labels).loss
-        optimizer.zero_grad()
-        loss.backward()
+        model(**padded(texts)).loss.backward()
         optimizer.step()
-        schedule.step()
-    assert loss < 0.1
+        optimizer.zero_grad()
+        with torch.no_grad():
+            if step % 5 == 4 and model(**held).loss < 0.04:  # nats a token: some five of six answers are right
+                break
+    else:
+        pytest.fail("the model has not learned in 1000 steps what takes 150 to 400")
     folder = tmp_path_factory.mktemp("learned")
     model.save_pretrained(folder)
     tiny_tokenizer.save_pretrained(folder)
@@ -125,7 +140,7 @@ def learned(tmp_path_factory, tiny_tokenizer):
 
 def synthesised(learned, folder, **changes):
     """The accepted and the rejected rows."""
-    source = SynthRL(source=Strings(), writer=Scribbler(), store=str(folder), instruction=SLOT, attempts=4, **changes)
+    source = SynthRL(source=Strings(), writer=Scribbler(), store=str(folder), instruction=SLOT, attempts=6, **changes)
     config = hone.Config(
         model=CausalLM(path=learned, dtype="float32"), tasks=source, verifier=exact, sampling={"max_tokens": 8},
         verification={"workers": 1}, device="cpu", folder=str(folder / "run"),
