@@ -34,7 +34,8 @@ def train(tiny_model_path, tmp_path_factory):
             objective={"policy_gradient": {"surrogate": {"ppo_clip": {"high": 0.4}}, "penalties": [penalty]}},
             optimizer={"lr": 5e-3},
             eval={
-                "letters": {"tasks": Letters(), "items": 8, "siblings": 4, "every": 5, "sampling": {"max_tokens": 5}}
+                name: {"tasks": Letters(), "items": 8, "siblings": 4, "every": 5, "sampling": {"max_tokens": 5, **how}}
+                for name, how in (("letters", {}), ("sampled", {"temperature": 1.0}))
             },
             checkpoint={"at_end": False},
             hooks=[{"log": {"tensorboard": False, "rollouts": False}}, *hooks],
@@ -54,10 +55,12 @@ def test_resets_lead_off_the_plateau_of_a_fixed_reference(train, seed):
     reward, kl = fixed.series("reward/mean")[1], fixed.series("kl/mean")[1]
     assert reward[LAST].mean() < 0.12
     assert abs(reward[LAST].mean() - reward[MIDDLE].mean()) < 0.05  # it stands still,
-    assert 0.75 < kl[LAST].mean() / kl[MIDDLE].mean() < 1.33  # as far from the reference as the reward is worth
+    # as far from the reference as the reward is worth; by 30 steps each, for ten more or less differ by a third
+    assert 0.75 < kl[-30:].mean() / kl[40:70].mean() < 1.33
 
     assert moving.series("reward/mean")[1][LAST].mean() > 0.5
-    assert moving.series(METRIC)[1][-4:].mean() > fixed.series(METRIC)[1][-4:].mean() + 0.4
+    after, plateau = (run.series("eval/sampled/accuracy")[1][-4:].mean() for run in (moving, fixed))
+    assert after > plateau + 0.4  # sampled: the greedy answers of a plateau are e by chance, up to half of them
     happened = [row["step"] for row in moving.metrics if row.get("reset/happened")]
     assert happened == resets_by_hand(dict(zip(*moving.series(METRIC), strict=True)))  # how many, goes by the seed
     assert len(happened) == moving.metrics[-1]["reset/count"] <= 6
