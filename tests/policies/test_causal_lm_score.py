@@ -124,7 +124,8 @@ def test_branches_do_not_see_each_other(kind, tiny_policy, make_group):
         group.trajectories[0] = replace(other, segments=changed)
         again = policy.score(one_batch(policy, [group]))
     same = batch.trajectory > 0
-    close = {"atol": 1e-6, "rtol": 0} if kind in ("mixtral", "gpt_oss", "deepseek_v3") else {"atol": 0, "rtol": 0}
+    # Experts multiply other numbers of rows then, which may round otherwise: by some units in the last place, of 1e-7.
+    close = {"atol": 1e-6, "rtol": 5e-7} if kind in ("mixtral", "gpt_oss", "deepseek_v3") else {"atol": 0, "rtol": 0}
     torch.testing.assert_close(again.logprobs[same], scores.logprobs[same].detach(), **close)
 
 

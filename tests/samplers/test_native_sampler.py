@@ -552,7 +552,7 @@ def test_a_loop_that_was_stopped_midway_does_no_harm(sampler):
 
 
 @pytest.mark.smollm2
-@pytest.mark.parametrize(("dtype", "n", "length"), [("float32", 8, 16), ("bfloat16", 4, 8)])
+@pytest.mark.parametrize(("dtype", "n", "length"), [("float32", 8, 16), ("bfloat16", 12, 8)])
 def test_smollm2_samples_as_it_scores(dtype, n, length, score_groups):
     from hone.policies.causal_lm import CausalLM
 
@@ -574,5 +574,8 @@ def test_smollm2_samples_as_it_scores(dtype, n, length, score_groups):
         expected = policy.model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=12)
         (greedy,) = run(engine, (prompts[0], SamplingParams(temperature=0, max_tokens=12)))
         assert tokens(greedy) == tuple(expected[0, ids.shape[1] :].tolist())
-    else:
-        assert gaps.mean().abs() < 1e-2
+    else:  # rounding moves a token by some hundredths, by others on another processor; the weights are 1 on average
+        weights = (-gaps).exp()
+        error = weights.std() / len(weights) ** 0.5
+        assert error < 1e-2
+        assert (weights.mean() - 1).abs() < 4 * error

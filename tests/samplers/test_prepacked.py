@@ -106,7 +106,8 @@ def test_a_sampler_uses_the_weights_of_now(dtype, lora, tiny_policy):
     sampler = NativeSampler()
     sampler.sync(policy)
     first = greedy(sampler)
-    assert sampler._prepacked._forwards
+    if prepacked.gains(getattr(torch, dtype), "cpu"):  # of bfloat16 only some processors have these products
+        assert sampler._prepacked._forwards
     kept = sampler._prepacked
     assert greedy(sampler) == first
     assert sampler._prepacked is kept  # and is not made anew for the same weights
