@@ -300,8 +300,12 @@ def test_log_after_evaluate_has_both_evaluations(state: State) -> None:
     assert [("eval/heldout/accuracy" in line) for line in lines] == [True, False, True]
 
 
-def test_what_is_measured_late_is_added_to_the_line_of_its_step(state: State, tmp_path) -> None:
+def test_what_is_measured_late_is_added_to_the_line_of_its_step(state: State, tmp_path, monkeypatch) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.summary.writer import event_file_writer
+
+    # Files of one second are read in the order of their numbers' digits: 100, which other tests may reach, before 99.
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
 
     def lines():
         return [json.loads(line) for line in (state.folder / "metrics.jsonl").read_text().splitlines()]
