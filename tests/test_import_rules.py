@@ -19,7 +19,7 @@ ROOMS = [
     {"types", "keys", "params", "state", "dealing", "launcher"},
     {"seats"},
     {"math", "collate", "masks", "sections", "ranks", "prompts", "synthesis", "checksums", "shards", "peaks"}
-    | {"hangs", "records"},
+    | {"hangs", "records", "compiling"},
     {"objectives", "policies", "samplers", "tasks", "envs", "verifiers", "hooks", "writers", "papers", "guards"}
     | {"engines"},
     {"collect", "learner", "checkpoint", "session", "folder", "origin", "trainer", "runtime", "report"}

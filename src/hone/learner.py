@@ -192,9 +192,7 @@ class Learner:
             self.engine.reduce(self.policy.parameters())
         parameters = [p for p in self.policy.parameters() if p.grad is not None]
         if weight:
-            for parameter in parameters:
-                parameter.grad.div_(weight)
-            norm = float(full(torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)))
+            norm = self._scale(parameters, weight)
             meter.add("loss", total / weight, 1)
             meter.add("grad_norm", norm, 1)
             bad = self._bad(norm)
@@ -206,6 +204,13 @@ class Learner:
             else:
                 log.warning("an optimiser step was skipped: %s", bad)
         self.optimizer.zero_grad(set_to_none=True)
+
+    def _scale(self, parameters: Sequence[torch.nn.Parameter], weight: float) -> float:
+        """Divide summed gradients by their weight and clip them, in one pass; the norm before it was clipped."""
+        norm = float(full(torch.nn.utils.get_total_norm([p.grad for p in parameters]))) / weight
+        clipped = min(1.0, self.max_grad_norm / (norm + 1e-6)) if math.isfinite(norm) else 1.0
+        torch._foreach_mul_([p.grad for p in parameters], clipped / weight)
+        return norm
 
     def _backward(self, micro_batches: Sequence[Batch], meter: Meter, seed: int) -> tuple[float, float]:
         """Add up the gradients of micro-batches; the sums of their losses and weights."""

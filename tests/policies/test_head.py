@@ -150,7 +150,7 @@ def test_the_measure_sees_full_logits():
 @pytest.mark.parametrize("backward", [None, "both", "log_probs"])
 def test_peak_memory_does_not_grow_with_length_times_vocabulary(backward):
     vocabulary, width, memory = 16384, 16, 16
-    chunk, keep = budget(vocabulary, 4, memory, torch.device("cpu"))
+    chunk, keep = budget(vocabulary, 4, memory, "cpu", False)
     weight = torch.randn(vocabulary, width, requires_grad=True)
 
     def work(n):
@@ -174,8 +174,10 @@ def test_peak_memory_does_not_grow_with_length_times_vocabulary(backward):
 
 
 def test_budget():
-    gpu, cpu = torch.device("cuda"), torch.device("cpu")
-    assert budget(32768, 2, 2, gpu) == (2, 16)
-    assert budget(10**9, 4, 1, gpu) == budget(10**9, 4, 1, cpu) == (1, 0)
+    # Half of 2 MiB: pieces of 2 steps in 4 tensors of float32, or of 8 with their gradients, and 16 kept.
+    assert budget(32768, 2, 2, "cuda", False) == (2, 16)
+    assert budget(32768, 2, 2, "cuda", True) == (8, 16)
+    assert budget(10**9, 4, 1, "cuda", False) == budget(10**9, 4, 1, "cpu", False) == (1, 0)
     # 8 of them in 4 tensors of float32 are 4 MiB; logits and gradients of the others take 128 KiB a step.
-    assert budget(32768, 2, 16, cpu) == (32, 128)
+    assert budget(32768, 2, 16, "cpu", False) == (32, 128)
+    assert budget(32768, 2, None, "cuda", True) == budget(32768, 2, 2048, "cuda", True)

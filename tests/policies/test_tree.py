@@ -8,7 +8,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from hone import masks
 from hone.policies import layout
-from hone.policies.tree import Siblings, Tree, attention, by_blocks, by_siblings
+from hone.policies.tree import BLOCK, Siblings, Tree, _blocks, attention, by_blocks, by_siblings
 from hone.types import Branch, Row, Segment
 
 
@@ -17,12 +17,12 @@ def branch(length, parent=-1):
 
 
 @st.composite
-def trees(draw):
+def trees(draw, longest=7):
     """Rows of any shape: each branch continues the one before it, or what that one continues, or begins anew."""
     branches, line = [], []
     for _ in range(draw(st.integers(1, 9))):
         line = line[: draw(st.integers(0, len(line)))]
-        branches.append(branch(draw(st.integers(1, 7)), line[-1] if line else -1))
+        branches.append(branch(draw(st.integers(1, longest)), line[-1] if line else -1))
         line = [*line, len(branches) - 1]
     return Row(branches)
 
@@ -70,6 +70,38 @@ def test_blocks_are_that_too(row, number, window):  # in value: flex_attention h
     tree, inputs = laid(row)
     q, k, v = heads(row, *number)
     torch.testing.assert_close(by_blocks(tree, q, k, v, 0.3, window), dense(inputs, q, k, v, 0.3, window))
+
+
+@settings(max_examples=60, deadline=None)
+@given(row=trees(longest=200), window=st.sampled_from([None, 1, 100, 128, 300]))
+def test_blocks_that_are_looked_at(row, window):
+    """None that holds a pair is left out, and in those without a mask all pairs see each other."""
+    tree, inputs = laid(row)
+    mask = _blocks(tree.end, tree.positions, window)
+    allowed = masks.tree(inputs["end"])[0]
+    if window:
+        allowed &= tree.positions[:, None] - tree.positions < window
+    steps, count = len(allowed), -(-len(allowed) // BLOCK)
+    padded = torch.zeros(count * BLOCK, count * BLOCK, dtype=torch.bool)
+    padded[:steps, :steps] = allowed
+    pairs = padded.view(count, BLOCK, count, BLOCK)
+    wholly, partly = (_dense(*each) for each in (
+        (mask.full_kv_num_blocks, mask.full_kv_indices), (mask.kv_num_blocks, mask.kv_indices)
+    ))  # fmt: skip
+    assert not (wholly & partly).any()
+    assert pairs.all(3).all(1)[wholly].all()
+    assert not pairs.any(3).any(1)[~(wholly | partly)].any()
+    if window is None:  # a window is looked at a little more widely than it is
+        assert torch.equal(wholly, pairs.all(3).all(1))
+        assert torch.equal(wholly | partly, pairs.any(3).any(1))
+
+
+def _dense(counts, indices):
+    """Which blocks are listed."""
+    found = torch.zeros(indices.shape[2:], dtype=torch.bool)
+    for row, (count, listed) in enumerate(zip(counts[0, 0].tolist(), indices[0, 0].tolist(), strict=True)):
+        found[row, listed[:count]] = True
+    return found
 
 
 def test_siblings_by_hand():

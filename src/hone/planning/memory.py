@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from hone.planning.hardware import Hardware
 from hone.planning.work import MicroBatch, Work
 from hone.policies import head
 from hone.policies.hollow import Hollow, Kept
-from hone.samplers.slots import GROW
+from hone.samplers.slots import GROW, ROOM
 from hone.seats import reads_reference
 from hone.types import Branch, Row, Segment
 
@@ -100,8 +98,8 @@ class Memory:
     @property
     def head_steps(self) -> tuple[int, int]:
         """Steps of a piece of the head, and steps whose logits are kept."""
-        device = torch.device("cuda" if self.hardware.gpu else "cpu")
-        return head.budget(self.shape.vocabulary, self.width, self.policy.head_memory_mb, device)
+        kind = "cuda" if self.hardware.gpu else "cpu"
+        return head.budget(self.shape.vocabulary, self.width, self.policy.head_memory_mb, kind, self.hardware.gpu)
 
     @property
     def masters(self) -> int:
@@ -165,7 +163,8 @@ class Memory:
         slots = min(getattr(sampler, "max_sequences", 64), work.together)
         read = min(getattr(sampler, "prefill_tokens", 4096), work.contexts)
         contexts = min(work.contexts, work.longest * -(-slots // self.config.siblings))
-        length = cache_length(work.longest, work.longest_response, self.config.sampling.max_tokens)
+        most = self.config.sampling.max_tokens
+        length = cache_length(work.longest, work.longest_response, most, ROOM if self.hardware.gpu else GROW)
         prepacked = 0 if self.hardware.gpu else shape.products + shape.head
         return {
             "prepacked weights": float(prepacked * self.width),
@@ -216,16 +215,17 @@ class Memory:
         return found
 
 
-def cache_length(context: int, response: int, most: int) -> int:
+def cache_length(context: int, response: int, most: int, grow: int = GROW) -> int:
     """Steps that a slot of the cache has room for when its longest sequence ends.
 
     Args:
         context: Tokens of the longest prompt.
         response: Of the longest answer; the last is not written any more.
         most: ``sampling.max_tokens``.
+        grow: Steps by which slots grow.
     """
-    length = context + min(most, GROW)
-    return length + max(0, -(-(context + response - 1 - length) // GROW)) * GROW
+    length = context + min(most, grow)
+    return length + max(0, -(-(context + response - 1 - length) // grow)) * grow
 
 
 def _row(micro: MicroBatch) -> Row:

@@ -14,11 +14,15 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from hone.compiling import compiled
+
 Logits = Callable[[Tensor], Tensor]
 ROWS = 8
 """Steps that a CPU works on together: as few as its caches hold, for memory is slower than the work."""
 COPIES = 4
 """Float32 tensors of as many logits, at most, while these are worked on."""
+MEMORY_MB = {"cpu": 512, "cuda": 2048}
+"""Granted where nothing else is said, by the kind of device: where products are fast they want more rows."""
 
 
 def log_prob_and_entropy(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -38,9 +42,9 @@ def log_prob_and_entropy(logits: Tensor, targets: Tensor, temperature: float) ->
 
 def _read(logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
     """Log-probability and entropy, and what is to be taken off the scaled logits for log-probabilities; ``[3, N]``."""
-    few = _together(logits)
+    few, read = _together(logits), compiled(_read_some, logits.device)
     parts = zip(logits.split(few), targets.split(few), strict=True)
-    return torch.cat([_read_some(some, wanted, temperature) for some, wanted in parts], 1)
+    return torch.cat([read(some, wanted, temperature) for some, wanted in parts], 1)
 
 
 def _read_some(logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
@@ -111,8 +115,10 @@ class _Pieces(torch.autograd.Function):
         _, temperature, _ = ctx.settings
         wanted = [p for p, needed in zip(parameters, ctx.needs_input_grad[6:], strict=True) if needed]
         to_hidden, sums = torch.zeros_like(hidden), [torch.zeros_like(_wide(p)) for p in wanted]
+        to_entropy = bool(gradient[1].any())
         for steps, part, values in _pieces(ctx, hidden, gradient):
-            upstream = _gradient(values.detach(), targets[steps], read[:, steps], gradient[:, steps], temperature)
+            given = values.detach(), targets[steps], read[:, steps], gradient[:, steps]
+            upstream = _gradient(*given, temperature, to_entropy)
             to_part, *rest = torch.autograd.grad(values, [part, *wanted], upstream)
             to_hidden[steps] = to_part
             for total, each in zip(sums, rest, strict=True):  # in float32 over the pieces, as over micro-batches
@@ -146,27 +152,34 @@ def _with_graph(logits: Logits, hidden: Tensor) -> tuple[Tensor, Tensor]:
         return hidden, logits(hidden)
 
 
-def _gradient(logits: Tensor, targets: Tensor, read: Tensor, upstream: Tensor, temperature: float) -> Tensor:
-    """The gradient to logits, ``[n, V]`` in their type, of the two that :func:`_read` gives first."""
+def _gradient(
+    logits: Tensor, targets: Tensor, read: Tensor, upstream: Tensor, temperature: float, to_entropy: bool
+) -> Tensor:
+    """The gradient to logits, ``[n, V]`` in their type, of the two that :func:`_read` gives first.
+
+    With p the distribution and H its entropy, that of log p_target is (onehot - p), and of H is -p (log p + H).
+    """
     found, few = torch.empty_like(logits), _together(logits)
-    given = zip(logits.split(few), targets.split(few), read.split(few, 1), upstream.split(few, 1), strict=True)
+    of_some = compiled(_off_target, logits.device)
+    given = zip(logits.split(few), read.split(few, 1), upstream.split(few, 1), strict=True)
     for place, some in zip(found.split(few), given, strict=True):
-        place.copy_(_gradient_of_some(*some, temperature))
-    return found
+        place.copy_(of_some(*some, temperature, to_entropy))
+    log_prob, entropy, _ = read
+    of_log_prob, of_entropy = upstream
+    on_target = of_log_prob - log_prob.exp() * (of_log_prob + of_entropy * (log_prob + entropy))
+    return found.scatter_(-1, targets[:, None], (on_target / temperature).to(found.dtype)[:, None])
 
 
-def _gradient_of_some(logits: Tensor, targets: Tensor, read: Tensor, upstream: Tensor, temperature: float) -> Tensor:
-    """With p the distribution and H its entropy, that of log p_target is (onehot - p), and of H is -p (log p + H)."""
+def _off_target(logits: Tensor, read: Tensor, upstream: Tensor, temperature: float, to_entropy: bool) -> Tensor:
     _, entropy, off = read[..., None]
-    to_log_prob, to_entropy = upstream[..., None]
+    of_log_prob, of_entropy = upstream[..., None]
     log_probs = (_wide(logits) / temperature).sub_(off)
     found = log_probs.exp()
-    if to_entropy.any():
-        found.mul_(log_probs.add_(entropy).mul_(to_entropy).add_(to_log_prob))
+    if to_entropy:
+        found.mul_(log_probs.add_(entropy).mul_(of_entropy).add_(of_log_prob))
     else:
-        found.mul_(to_log_prob)
-    found.neg_().scatter_add_(-1, targets[:, None], to_log_prob)
-    return found.div_(temperature)
+        found.mul_(of_log_prob)
+    return found.div_(-temperature).to(logits.dtype)
 
 
 def _together(logits: Tensor) -> int:
@@ -178,17 +191,17 @@ def _wide(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
-def budget(vocabulary: int, width: int, memory_mb: int, device: torch.device) -> tuple[int, int]:
+def budget(vocabulary: int, width: int, memory_mb: int | None, device: str, fused: bool) -> tuple[int, int]:
     """Steps per piece, and steps whose logits are kept, such that either takes half of ``memory_mb`` MiB.
 
     Args:
         vocabulary: ``V``.
         width: Bytes of a logit as the model makes it.
-        memory_mb: In all.
-        device: A CPU works on few steps of a piece together; of the others there are logits and their gradient.
+        memory_mb: In all; None is that of :data:`MEMORY_MB`.
+        device: Its kind. A CPU works on few steps of a piece together; of the others there are logits and gradients.
+        fused: Whether another device works on logits in compiled kernels, which make no float32 tensor of them.
     """
-    half = memory_mb * 2**19
-    worked = 4 * COPIES * vocabulary
-    if device.type == "cpu":
-        return max(1, (half - ROWS * worked) // (2 * width * vocabulary)), half // (width * vocabulary)
-    return max(1, half // worked), half // (width * vocabulary)
+    half = (memory_mb or MEMORY_MB.get(device, MEMORY_MB["cpu"])) * 2**19
+    worked, held = 4 * COPIES * vocabulary, 2 * width * vocabulary
+    on_cpu, elsewhere = (half - ROWS * worked) // held, half // (held if fused else worked)
+    return max(1, on_cpu if device == "cpu" else elsewhere), half // (width * vocabulary)

@@ -10,19 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache, cached_property, partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from hone import masks
+from hone import compiling, masks
 from hone.policies.layout import spans
 from hone.seats import Row
 
 REFUSED = ("softcap", "s_aux", "position_bias")
 """What some models have their attention do besides; none of it is done here."""
+BLOCK = 128
+"""Steps of a side of the blocks that flex_attention skips, or looks at without a mask."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,7 @@ class Tree:
         return self._masks[key]
 
 
+@torch.compiler.disable
 def attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
@@ -153,25 +156,48 @@ def _behind(before: int, length: int, window: int | None, device: torch.device) 
 
 
 def by_blocks(tree: Tree, query: Tensor, key: Tensor, value: Tensor, scale: float | None, window: int | None) -> Tensor:
-    """All at once, by flex_attention: blocks of pairs of which none sees the other are not computed."""
-    from torch.nn.attention.flex_attention import create_block_mask
+    """All at once, by flex_attention: blocks of pairs of which none sees the other are not computed.
 
-    def sees(batch: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        seen = (k <= q) & (q < tree.end[k])
-        return seen & (tree.positions[q] - tree.positions[k] < window) if window else seen
-
-    steps = query.shape[2]
-    mask = tree.kept(window, lambda: create_block_mask(sees, None, None, steps, steps, device=query.device))
-    shared = query.shape[1] != key.shape[1]
-    out = _flex(query.is_cuda)(query, key, value, block_mask=mask, scale=scale, enable_gqa=shared)
-    return out.transpose(1, 2)
-
-
-@cache
-def _flex(compiled: bool) -> Callable[..., Tensor]:
+    Heads that share keys get them in copies: else its backward pass has few programs for a long row, one after another.
+    """
     from torch.nn.attention.flex_attention import flex_attention
 
-    return torch.compile(flex_attention, dynamic=True) if compiled else flex_attention
+    mask = tree.kept(window, partial(_blocks, tree.end, tree.positions, window))
+    shared = query.shape[1] // key.shape[1]
+    keys, values = (each.repeat_interleave(shared, 1) if shared > 1 else each for each in (key, value))
+    attend = compiling.compiled(flex_attention, query.device)
+    return attend(query, keys, values, block_mask=mask, scale=scale).transpose(1, 2)
+
+
+def _blocks(end: Tensor, positions: Tensor, window: int | None) -> Any:
+    """A mask by blocks of pairs, from what each block of steps has at its ends: no pair by itself is looked at."""
+    from torch.nn.attention.flex_attention import BlockMask
+
+    def sees(batch: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        seen = (k <= q) & (q < end[k])
+        return seen & (positions[q] - positions[k] < window) if window else seen
+
+    def cut(steps: Tensor, last: int) -> Tensor:
+        return nn.functional.pad(steps, (0, -len(steps) % BLOCK), value=last).view(-1, BLOCK)
+
+    ends, first = cut(end, 0), torch.arange(0, len(end), BLOCK, device=end.device)
+    queries, keys = first[:, None], first[None]
+    some = (queries >= keys) & (queries < ends.amax(1))
+    every = (queries > keys) & (queries + BLOCK <= ends.amin(1))
+    if window:
+        at = cut(positions, 0)
+        some &= cut(positions, int(1e9)).amin(1)[:, None] - at.amax(1) < window
+        every &= at.amax(1)[:, None] - at.amin(1) < window
+    partly, wholly = (_listed(each) for each in (some & ~every, every))
+    return BlockMask.from_kv_blocks(
+        *partly, *wholly, BLOCK_SIZE=BLOCK, mask_mod=sees, seq_lengths=(len(end), len(end))
+    )  # fmt: skip
+
+
+def _listed(blocks: Tensor) -> tuple[Tensor, Tensor]:
+    """How many blocks of each row there are, and those first, ``[1, 1, n]`` and ``[1, 1, n, n]`` int32."""
+    order = blocks.int().argsort(dim=-1, descending=True, stable=True)
+    return blocks.sum(-1).int()[None, None], order.int()[None, None].contiguous()
 
 
 def use(model: Any) -> None:

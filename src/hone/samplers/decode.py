@@ -10,10 +10,8 @@ import torch
 from torch import Tensor
 
 from hone import masks
+from hone.samplers.graphs import Graphs, shape
 from hone.samplers.slots import Slots
-
-NARROW, WIDER = 256, 512
-"""Fixed steps attend to so many keys at least, and beyond that to a multiple of so many."""
 
 
 def cache_keyword(backbone: Any) -> str:
@@ -24,38 +22,41 @@ def cache_keyword(backbone: Any) -> str:
 class Decoder:
     """Decodes the first slots of a cache.
 
-    Each step launches the model's kernels one by one, for as many sequences and keys as there are. On a GPU that takes
-    longer than the work itself. Fixed steps come in a few shapes, with idle sequences and masked keys to spare; each is
-    captured as a CUDA graph when it is first asked for, and then replayed with other contents. Weights are read where
-    they are, so a graph outlives an update; it does not outlive a cache that has moved.
-
     Args:
         policy: A causal language model that takes masks.
         slots: Where its keys and values are.
-        fixed: Whether shapes are few.
+        graphs: Of steps of a few shapes, with idle sequences and masked keys to spare; None launches each step for as
+            many sequences and keys as there are.
     """
 
-    def __init__(self, policy: Any, slots: Slots, fixed: bool) -> None:
-        self.policy, self.slots, self.fixed = policy, slots, fixed
+    def __init__(self, policy: Any, slots: Slots, graphs: Graphs | None = None) -> None:
+        self.policy, self.slots, self.graphs = policy, slots, graphs
         self._keyword = cache_keyword(policy.backbone)
-        self._steps: dict[tuple[int, int], FixedStep] = {}
-        self._moves = slots.moves
+        self._inputs = torch.zeros(2, slots.count, dtype=torch.int64, device=policy.device)
+        self._logits: Tensor | None = None
 
     def __call__(self, tokens: Sequence[int], positions: Sequence[int]) -> Tensor:
-        """``[n, V]`` logits behind the newest tokens of the first n slots, which go to the given positions."""
-        width = max(positions) + 1
-        if not self.fixed:
+        """``[n, V]`` logits behind the newest tokens of the first n slots, which go to the given positions.
+
+        Those of a fixed step hold until the next.
+        """
+        width, inputs = max(positions) + 1, torch.tensor([tokens, positions])
+        if self.graphs is None:
             self.slots.reserve(width)
-            inputs = torch.tensor([tokens, positions], device=self.policy.device)
-            return self.forward(*inputs, width)
-        rows, width = self._shape(len(tokens), width)
-        self.slots.reserve(width)
-        if self._moves != self.slots.moves:
-            self._steps.clear()
-            self._moves = self.slots.moves
-        if (rows, width) not in self._steps:
-            self._steps[rows, width] = FixedStep(self, rows, width)
-        return self._steps[rows, width](tokens, positions)
+            return self.forward(*inputs.to(self.policy.device), width)
+        rows, width = shape(len(tokens), width, self.slots)
+        if self._inputs.shape[1] < rows:
+            self._inputs, self._logits = self._inputs.new_zeros(2, self.slots.count), None
+        self._inputs.zero_()
+        self._inputs[:, : len(tokens)].copy_(inputs)
+        if self._logits is None:
+            made = self.forward(*self._inputs[:, :rows], width)
+            self._logits = made.new_empty(self.slots.count, made.shape[1])
+        self.graphs(("logits", rows, width), lambda: self._fixed(rows, width))
+        return self._logits[: len(tokens)]
+
+    def _fixed(self, rows: int, width: int) -> None:
+        self._logits[:rows] = self.forward(*self._inputs[:, :rows], width)
 
     def forward(self, tokens: Tensor, positions: Tensor, width: int) -> Tensor:
         """The step itself, for ``[n]`` tokens and positions, over ``width`` keys."""
@@ -70,40 +71,3 @@ class Decoder:
             **{self._keyword: self.slots.cache},
         ).last_hidden_state
         return self.policy.logits(hidden[:, 0])
-
-    def _shape(self, rows: int, width: int) -> tuple[int, int]:
-        """The next of few shapes: a power of two, or all slots; and a round number of keys."""
-        rows = min(1 << (rows - 1).bit_length(), self.slots.count)
-        return rows, NARROW if width <= NARROW else -(-width // WIDER) * WIDER
-
-
-class FixedStep:
-    """A step of one shape, whose inputs stay where they are. Idle rows write to the beginning of slots not in use."""
-
-    def __init__(self, decoder: Decoder, rows: int, width: int) -> None:
-        self._forward = decoder.forward
-        self._inputs = torch.zeros(2, rows, dtype=torch.int64, device=decoder.policy.device)
-        self._width, self._graph = width, None
-        if self._inputs.is_cuda:
-            self._capture()
-
-    def __call__(self, tokens: Sequence[int], positions: Sequence[int]) -> Tensor:
-        """As the decoder; the logits hold until the next step."""
-        self._inputs.zero_()
-        self._inputs[:, : len(tokens)].copy_(torch.tensor([tokens, positions]))
-        if self._graph is None:
-            self._logits = self._forward(*self._inputs, self._width)
-        else:
-            self._graph.replay()
-        return self._logits[: len(tokens)]
-
-    def _capture(self) -> None:
-        beside = torch.cuda.Stream(self._inputs.device)
-        beside.wait_stream(torch.cuda.current_stream(self._inputs.device))
-        with torch.cuda.stream(beside):  # libraries set themselves up in the first calls, which cannot be captured
-            for _ in range(2):
-                self._forward(*self._inputs, self._width)
-        torch.cuda.current_stream(self._inputs.device).wait_stream(beside)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):  # an update may run in another
-            self._logits = self._forward(*self._inputs, self._width)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from hone.compiling import compiled
 from hone.seats import SamplingParams
 
 BLOCK = 128
@@ -48,6 +50,23 @@ class Rules:
             entropies=any(p.entropies and not p.truncated for p in params),
         )
 
+    def _columns(self) -> tuple[Tensor, ...]:
+        return self.seed, self.temperature, self.top_p, self.top_k, self.min_p
+
+    def spread(self, rows: int) -> Rules:
+        """Of so many rows, of which all are greedy."""
+        return replace(self, **{f.name: v.new_zeros(rows) for f, v in zip(fields(self), self._columns(), strict=False)})
+
+    def take(self, other: Rules) -> None:
+        """Take over the rules of the first rows, in place."""
+        for own, new in zip(self._columns(), other._columns(), strict=True):
+            own.zero_()[: len(new)].copy_(new)
+        self.truncated, self.greedy, self.entropies = other.truncated, other.greedy, other.entropies
+
+    def first(self, rows: int) -> Rules:
+        """Those of the first rows, which stay where they are."""
+        return replace(self, **{f.name: v[:rows] for f, v in zip(fields(self), self._columns(), strict=False)})
+
 
 class Drawn(NamedTuple):
     """One token a row.
@@ -75,25 +94,21 @@ def draw(logits: Tensor, rules: Rules, position: Tensor) -> Drawn:
         position: ``[B]`` int64: how many tokens the row has sampled before; where the rules are.
     """
     temperature = torch.where(rules.temperature == 0, 1.0, rules.temperature)[:, None]
-    rows, size = logits.shape
-    scaled = temperature.new_empty(rows, size + -size % BLOCK)  # in place from here on: [B, V] in float32 is large
-    scaled[:, :size], scaled[:, size:] = logits, -torch.inf
-    scaled.div_(temperature)
+    size = logits.shape[1]
+    likeliest = logits.argmax(-1) if rules.greedy else None
+    drawn_from, heat = logits, temperature
     if rules.truncated:
-        scaled = truncate(scaled, rules)
-    highest = scaled.amax(-1, keepdim=True)
-    likeliest = scaled.argmax(-1) if rules.greedy else None
-    weights = scaled.sub_(highest).exp_()
-    tokens, total = _invert(weights, uniform(rules.seed, position))
+        drawn_from, heat = truncate(logits.to(temperature) / temperature, rules), torch.ones_like(temperature)
+    highest, sums, moment = compiled(_weigh, logits.device)(drawn_from, heat, rules.entropies)
+    tokens, total = _invert(sums.double(), partial(_block, drawn_from, heat, highest), uniform(rules.seed, position))
     tokens = tokens.clamp(max=size - 1)  # of a row that is no distribution
     if likeliest is not None:
-        tokens = torch.where(rules.temperature == 0, likeliest, tokens)
-    chosen = logits.gather(-1, tokens[:, None].to(logits.device)).to(temperature.device).float() / temperature
+        tokens = torch.where(rules.temperature == 0, likeliest.to(tokens.device), tokens)
+    chosen = logits.gather(-1, tokens[:, None].to(logits.device)).to(temperature) / temperature
     logprobs = (chosen - highest)[:, 0] - total.log().float()
-    if not rules.entropies:
+    if moment is None:
         return Drawn(tokens, logprobs)
-    mean = _expected(logits, weights[:, :size], total) / temperature[:, 0]
-    return Drawn(tokens, logprobs, highest[:, 0] + total.log() - mean)
+    return Drawn(tokens, logprobs, highest[:, 0] + total.log() - moment.double() / total / heat[:, 0])
 
 
 def fetched(drawn: Drawn) -> tuple[list[int], list[float], list[float]]:
@@ -103,42 +118,78 @@ def fetched(drawn: Drawn) -> tuple[list[int], list[float], list[float]]:
         FloatingPointError: If a row was no distribution.
     """
     numbers, values, *entropies = torch.stack([x.double() for x in drawn if x is not None]).tolist()  # exact for each
-    if not all(map(math.isfinite, values)):
-        raise FloatingPointError("sampler: the logits are NaN, infinite or all -inf; blame the weights or a processor")
+    check(values)
     return [int(number) for number in numbers], values, entropies[0] if entropies else []
 
 
-def _expected(logits: Tensor, weights: Tensor, total: Tensor) -> Tensor:
-    """The mean of ``[B, V]`` logits under weights of which ``[B]`` are the sums; ``[B]`` float64.
+def check(logprobs: Sequence[float]) -> None:
+    """Refuse what was drawn from no distribution.
 
-    A few rows at a time: on a CPU, another ``[B, V]`` of new memory costs more than all that is done with it.
+    Raises:
+        FloatingPointError: If a log-probability is no number.
     """
+    if not all(map(math.isfinite, logprobs)):
+        raise FloatingPointError("sampler: the logits are NaN, infinite or all -inf; blame the weights or a processor")
+
+
+def _weigh(logits: Tensor, temperature: Tensor, moments: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    """What there is to know of ``[B, V]`` logits, in one pass where that can be compiled.
+
+    Args:
+        logits: Any float type; where the temperature is, or about to be taken there.
+        temperature: ``[B, 1]`` float32.
+        moments: Whether to return the last.
+
+    Returns:
+        The highest of the scaled logits, ``[B, 1]``; the sums of the weights exp(scaled - highest) over each block of
+        tokens, ``[B, V / BLOCK]``; and those of weight times logit, ``[B]``. All float32.
+    """
+    rows, size = logits.shape
+    scaled = temperature.new_empty(rows, size + -size % BLOCK)  # in place from here on: [B, V] in float32 is large
+    scaled[:, :size], scaled[:, size:] = logits, -torch.inf
+    scaled.div_(temperature)
+    highest = scaled.amax(-1, keepdim=True)
+    weights = scaled.sub_(highest).exp_()
+    return highest, weights.unflatten(1, (-1, BLOCK)).sum(-1), _moment(logits, weights[:, :size]) if moments else None
+
+
+def _moment(logits: Tensor, weights: Tensor) -> Tensor:
+    """Sums of weight times logit. A CPU takes a few rows at a time: another ``[B, V]`` of new memory costs more there
+    than all that is done with it.
+    """  # fmt: skip
     lowest = torch.finfo(torch.float32).min  # 0 times -inf is no number
-    parts = zip(logits.split(ROWS), weights.split(ROWS), strict=True)
-    sums = [torch.linalg.vecdot(w, part.to(w, copy=True).clamp_(min=lowest)) for part, w in parts]
-    return torch.cat(sums).double() / total
+    few = ROWS if weights.device.type == "cpu" else len(logits)
+    parts = zip(logits.split(few), weights.split(few), strict=True)
+    return torch.cat([torch.linalg.vecdot(w, part.to(w, copy=True).clamp_(min=lowest)) for part, w in parts])
 
 
-def _invert(weights: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+def _block(logits: Tensor, temperature: Tensor, highest: Tensor, block: Tensor) -> Tensor:
+    """The weights of the tokens of one block a row, ``[B, BLOCK]``."""
+    size = logits.shape[1]
+    tokens = block * BLOCK + torch.arange(BLOCK, device=block.device)
+    chosen = logits.gather(1, tokens.clamp(max=size - 1).to(logits.device)).to(temperature)
+    return (chosen / temperature - highest).exp().masked_fill(tokens >= size, 0.0)
+
+
+def _invert(sums: Tensor, weights: Callable[[Tensor], Tensor], u: Tensor) -> tuple[Tensor, Tensor]:
     """The token at which the cumulative weight passes ``u`` times the total: first the block of tokens, then in it.
 
     Two short cumulative sums in float64 are both faster and more exact than one over the whole vocabulary; only the
     sums of single blocks are float32, as the weights are.
 
     Args:
-        weights: ``[B, V]`` float32, whole blocks.
+        sums: ``[B, blocks]`` float64, of the weights of each block.
+        weights: From a block of each row, ``[B, 1]``, to those of its tokens, ``[B, BLOCK]``.
         u: ``[B]`` float64, in [0, 1).
 
     Returns:
         Tokens ``[B]`` int64 and the total weights ``[B]`` float64.
     """
-    blocks = weights.unflatten(1, (-1, BLOCK))
-    sums = blocks.sum(-1).double()
     passed = sums.cumsum(-1)
     total = passed[:, -1]
     target = (u * total)[:, None]
     block = _first_beyond(passed, target)
-    inside = blocks.gather(1, block[:, :, None].expand(-1, -1, BLOCK))[:, 0].double().cumsum(-1)
+    inside = weights(block).double().cumsum(-1)
     target = (target - (passed - sums).gather(1, block)).clamp(min=0)  # rounding may pass 0
     target *= inside[:, -1:] / sums.gather(1, block)  # float32 and float64 do not sum it to the same
     return (block * BLOCK + _first_beyond(inside, target))[:, 0], total

@@ -17,12 +17,14 @@ from pydantic import Field
 from torch import Tensor
 
 from hone.checksums import checksums
+from hone.samplers.burst import Burst
 from hone.samplers.decode import Decoder, cache_keyword
 from hone.samplers.draw import Rules, draw, fetched
+from hone.samplers.graphs import KEYS, Graphs
 from hone.samplers.prefill import Prefill, Prefix
 from hone.samplers.prepacked import Prepacked
 from hone.samplers.segments import segments
-from hone.samplers.slots import GROW, Slots
+from hone.samplers.slots import GROW, ROOM, Slots
 from hone.seats import Processor, SamplingParams, settings
 from hone.types import Completion, Segment, Stop
 
@@ -71,6 +73,7 @@ class NativeSampler:
     _prefixes: dict[tuple[int, ...], Prefix] = field(default_factory=dict, init=False, repr=False, compare=False)
     _slots: Slots | None = field(default=None, init=False, repr=False, compare=False)
     _decoder: Decoder | None = field(default=None, init=False, repr=False, compare=False)
+    _burst: Burst | None = field(default=None, init=False, repr=False, compare=False)
     _prepacked: Prepacked | None = field(default=None, init=False, repr=False, compare=False)
     _rules: Rules | None = field(default=None, init=False, repr=False, compare=False)
     _driver: Any = field(default=None, init=False, repr=False, compare=False)
@@ -87,7 +90,7 @@ class NativeSampler:
         if not getattr(policy, "takes_masks", False):
             raise ValueError("sampler: the native sampler needs a model whose layers are all attention")
         if policy is not self._policy:
-            self._slots = self._decoder = self._prepacked = None
+            self._slots = self._decoder = self._burst = self._prepacked = None
         self._policy, self.renderer = policy, policy.renderer
         self._keeps_slots = self.graphs and policy.device.type == "cuda"
         for processor in self.processors:
@@ -104,7 +107,7 @@ class NativeSampler:
 
     def close(self) -> None:
         """Forget the policy; sequences under way fail."""
-        self._policy = self._slots = self._decoder = self._prepacked = None
+        self._policy = self._slots = self._decoder = self._burst = self._prepacked = None
 
     async def sample(self, context: Sequence[Segment], params: SamplingParams) -> Completion:
         """Continue ``context`` until a stop token, a stop string or ``max_tokens``.
@@ -173,15 +176,37 @@ class NativeSampler:
         self._running, self._rules = [], None
         if not self._keeps_slots:
             self._slots = self._decoder = None
+        elif self._burst:
+            self._burst.steps = 0
 
     def _decode(self) -> None:
-        """Give each running sequence its next token."""
+        """Give each running sequence its next token, or have it given one and look later."""
         if not self._running:
+            return
+        if self._burst:
+            self._on()
             return
         tokens = [request.tokens[-1] for request in self._running]
         logits = self._decoder(tokens, [request.length for request in self._running])
         self._rules = self._rules or Rules.stack([r.params for r in self._running], self._policy.device)
         self._extend(self._running, logits, self._rules)
+
+    def _on(self) -> None:
+        """Launch a step, and look at what was drawn if an end was near."""
+        if self._rules is None:
+            self._rules = self._burst.load(self._running)
+        self._burst.step()
+        if self._burst.due:
+            self._collect()
+
+    def _collect(self) -> None:
+        """Give each running sequence what was drawn for it; those that are finished leave."""
+        if self._burst and self._burst.steps:
+            for request, drawn in zip(self._running, self._burst.collect(), strict=True):
+                request.tokens += drawn.tokens
+                request.logprobs += drawn.logprobs
+                request.entropies += drawn.entropies
+            self._leave()
 
     def _extend(self, requests: Sequence[Request], logits: Tensor, rules: Rules) -> None:
         """Draw each request's next token; those that it finishes leave."""
@@ -235,6 +260,8 @@ class NativeSampler:
 
     def _enter(self) -> None:
         """Give free slots to waiting requests, and each of them its first token."""
+        if self._waiting and len(self._running) < self.max_sequences:
+            self._collect()
         entering = []
         while self._waiting and len(self._running) + len(entering) < self.max_sequences:
             request = self._waiting.popleft()
@@ -251,9 +278,14 @@ class NativeSampler:
         if self._slots is None:
             wanted = self.max_sequences if self._keeps_slots else len(entering) + len(self._waiting)
             count = min(self.max_sequences, wanted)
-            length = max(len(request.context) + min(request.params.max_tokens, GROW) for request in entering)
-            self._slots = Slots(count, length, like=prefixes[0].layers)
-            self._decoder = Decoder(self._policy, self._slots, fixed=self._keeps_slots)
+            grow = ROOM if self._keeps_slots else GROW
+            length = max(len(request.context) + min(request.params.max_tokens, grow) for request in entering)
+            length = -(-length // KEYS) * KEYS if self._keeps_slots else length
+            self._slots = Slots(count, length, prefixes[0].layers, grow)
+            graphs = Graphs(self._slots, self._policy.device) if self._keeps_slots else None
+            self._decoder = Decoder(self._policy, self._slots, graphs)
+            if graphs and not self.processors:
+                self._burst = Burst(self._decoder, self.renderer.stop_tokens)
         self._slots.ensure(len(self._running))
         for slot, prefix in enumerate(prefixes, start=first):
             self._slots.fill(slot, prefix)

@@ -11,6 +11,9 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from hone.samplers.prefill import Prefix
 
 GROW = 128
+"""Steps by which slots that are made for a round grow at least."""
+ROOM = 1024
+"""The same of slots that stay, on a GPU, where to move them is to capture the decode steps anew."""
 
 
 class SlotLayer(CacheLayerMixin):
@@ -62,11 +65,12 @@ class Slots:
         index: ``[n]`` the running slots, always the first ones.
         positions: ``[n]`` where the coming step of each goes.
         width: Steps that are attended to, one more than the largest position or further ones that are masked.
+        grow: Steps by which slots grow at least.
         moves: How often the buffers were made anew, larger.
     """
 
-    def __init__(self, count: int, length: int, like: Sequence[tuple[Tensor, Tensor]]) -> None:
-        self.count, self.length = count, length
+    def __init__(self, count: int, length: int, like: Sequence[tuple[Tensor, Tensor]], grow: int = GROW) -> None:
+        self.count, self.length, self.grow = count, length, grow
         self.cache = Cache(layers=[SlotLayer(self, layer) for layer in like])
         self.index = self.positions = torch.zeros(0, dtype=torch.int64)
         self.width = self.moves = 0
@@ -80,7 +84,7 @@ class Slots:
         """Make room for ``length`` steps a slot."""
         if length <= self.length:
             return
-        extra = -(-(length - self.length) // GROW) * GROW
+        extra = -(-(length - self.length) // self.grow) * self.grow
         self.length, self.moves = self.length + extra, self.moves + 1
         for layer in self.cache.layers:
             layer.keys, layer.values = (

@@ -1,0 +1,69 @@
+"""Work of a few shapes, captured as CUDA graphs and replayed: to launch small kernels takes longer than they do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from hone.samplers.slots import Slots
+
+KEYS = 128
+"""Steps of a fixed shape attend to a multiple of so many keys."""
+
+
+class Graphs:
+    """Captures work when it is first asked for under a key, and replays it from then on with other contents.
+
+    Weights are read where they are, so a graph outlives an update; it does not outlive a cache that has moved. All
+    share their memory: what one leaves in tensors of its own, the next may overwrite. On a CPU the work is just done.
+
+    Args:
+        slots: The cache that the work reads.
+        device: Where it is done.
+    """
+
+    def __init__(self, slots: Slots, device: torch.device) -> None:
+        self.slots, self._moves = slots, slots.moves
+        self._pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
+        self.made: dict[tuple[object, ...], torch.cuda.CUDAGraph | None] = {}
+
+    def __call__(self, key: tuple[object, ...], work: Callable[[], None], state: Sequence[Tensor] = ()) -> None:
+        """Do the work.
+
+        Args:
+            key: All that makes it launch other kernels, or other shapes.
+            work: Reads and writes tensors that stay where they are, and waits for nothing.
+            state: Tensors of which it makes something that depends on what they were.
+        """
+        if self._moves != self.slots.moves:
+            self.made.clear()
+            self._moves = self.slots.moves
+        if key not in self.made:
+            self.made[key] = self._captured(work, state) if self._pool is not None else None
+        graph = self.made[key]
+        work() if graph is None else graph.replay()
+
+    def _captured(self, work: Callable[[], None], state: Sequence[Tensor]) -> torch.cuda.CUDAGraph:
+        here = torch.cuda.current_stream()
+        saved = [tensor.clone() for tensor in state]
+        beside = torch.cuda.Stream()
+        beside.wait_stream(here)
+        with torch.cuda.stream(beside):  # libraries set themselves up in the first calls, which cannot be captured
+            for _ in range(2):
+                work()  # writes to the cache what will be written anyway
+                for tensor, before in zip(state, saved, strict=True):
+                    tensor.copy_(before)
+        here.wait_stream(beside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, self._pool, capture_error_mode="thread_local"):  # an update may run in another
+            work()
+        return graph
+
+
+def shape(rows: int, width: int, slots: Slots) -> tuple[int, int]:
+    """The next of few shapes: a power of two, or all slots; and a round number of keys, for which there is room now."""
+    width = -(-width // KEYS) * KEYS
+    slots.reserve(width)
+    return min(1 << (rows - 1).bit_length(), slots.count), width
