@@ -7,21 +7,22 @@
     python scripts/benchmark.py head                            # memory of the head in pieces
     python scripts/benchmark.py alphaone [--imposed trained]    # what AlphaOne costs beside the decoding itself
     python scripts/benchmark.py adapter                         # the sampler vllm beside its engine alone; under vLLM
+    python scripts/benchmark.py card --device cuda              # hone alone on one device, with its floors and MFU
 
 Whoever is compared runs in a process of its own, and they take turns in one run. Each command prints a Markdown table
 for BENCHMARKS.md and leaves it in --output, with every turn in JSON and a picture. --model takes what hone's model.path
 takes, or a shape with random weights (tiny, shape:135m, shape:qwen2.5-0.5b, shape:qwen2.5-1.5b); --device cuda is taken
-by all, and has not been tried: no GPU was at hand.
+by all.
 """
 
 import argparse
 import sys
 
-from benchmarks import adapter, alphaone, growth, head, limit, sampling, step
+from benchmarks import adapter, alphaone, card, growth, head, limit, sampling, step
 
 COMMANDS = {
     "step": step, "sampling": sampling, "limit": limit, "growth": growth, "head": head, "alphaone": alphaone,
-    "adapter": adapter,
+    "adapter": adapter, "card": card,
 }  # fmt: skip
 
 

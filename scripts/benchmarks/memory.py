@@ -55,9 +55,8 @@ def device_peak(device: str) -> int | None:
 
 
 def device_reset(device: str) -> None:
-    """Begin the device's high-water mark anew, and give what is cached back to other processes."""
+    """Begin the device's high-water mark anew."""
     if device.startswith("cuda"):
         import torch
 
-        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)

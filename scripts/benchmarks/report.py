@@ -6,6 +6,7 @@ import json
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,9 +85,12 @@ class Contest:
 
     def __enter__(self) -> Contest:
         self._closing = ExitStack()
-        for name, engine in list(self.engines.items()):
-            self._closing.enter_context(engine)
-            self._try(name, engine.start)
+        with ThreadPoolExecutor() as pool:
+            started = {
+                name: pool.submit(self._closing.enter_context(engine).start) for name, engine in self.engines.items()
+            }
+        for name, loaded in started.items():
+            self._try(name, loaded.result)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -38,6 +38,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt-tokens", type=int, help="instead of the case's")
     parser.add_argument("--tokens", type=int, default=128, help="most new tokens of a completion")
     parser.add_argument("--lr", type=float, default=1e-6)
+    parser.add_argument("--update-tokens", type=int, default=4096, help="hone's update.tokens; 4096 is its default")
     parser.add_argument("--trl-python", help="an interpreter that has trl, if this one has not")
     parser.add_argument("--trl-micro", type=int, default=8, help="TRL's per_device_train_batch_size; 8 is its default")
     parser.add_argument("--trl-checkpointing", action="store_true", help="TRL's gradient checkpointing, its default")
@@ -70,7 +71,8 @@ def _play(args: argparse.Namespace, report: Report, model: dict[str, Any], case:
     settings = model | {
         "device": args.device, "dtype": dtype, "messages": work.messages(len(signal), model["folder"], long),
         "signal": signal, "siblings": args.siblings, "tokens": args.tokens, "lr": args.lr,
-        "micro": args.trl_micro, "trl_weights": args.trl_weights, "checkpointing": args.trl_checkpointing,
+        "update_tokens": args.update_tokens, "micro": args.trl_micro, "trl_weights": args.trl_weights,
+        "checkpointing": args.trl_checkpointing,
     }  # fmt: skip
     logs = Path(args.output) / "logs"
     python = {"python": args.trl_python} if args.trl_python else {}

@@ -11,6 +11,9 @@ import torch
 
 log = logging.getLogger("hone")
 
+VARIANTS = 64
+"""Of one function that may be compiled."""
+
 
 def compiled(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
     """The function, for a GPU compiled for shapes of any size; elsewhere, or where nothing can be compiled, as it is.
@@ -23,6 +26,8 @@ def compiled(function: Callable[..., Any], device: torch.device) -> Callable[...
 @cache
 def anywhere(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function compiled, whatever the device."""
+    # With and without gradients, one row or several, a window or none: beyond the limit torch would not compile at all.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, VARIANTS)
     return torch.compile(function, dynamic=True)
 
 

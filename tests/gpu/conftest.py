@@ -19,9 +19,9 @@ def on(tiny_folder):
 
     from hone.policies.causal_lm import CausalLM
 
-    def load(device, kind="llama", dtype="float32", **settings):
+    def load(device, kind="llama", dtype="float32", compile=False, **settings):  # to compile takes half a minute
         shape = {"hidden_size": 128, "intermediate_size": 192, "head_dim": 32, "max_position_embeddings": 2048}
-        policy = CausalLM(path=tiny_folder(kind, **shape), dtype=dtype, **settings)
+        policy = CausalLM(path=tiny_folder(kind, **shape), dtype=dtype, compile=compile, **settings)
         policy.load(torch.device(device))
         return policy
 

@@ -16,7 +16,7 @@ def fit(tmp_path, tiny_folder):
     def fit(name, *, resume=False, model=None, **changes):
         path = tiny_folder("llama", **SHAPE)
         settings = parts.settings(path, tmp_path / name, **changes)
-        settings |= {"device": DEVICE, "model": {"path": path} | (model or {})}
+        settings |= {"device": DEVICE, "model": {"path": path, "compile": False} | (model or {})}
         return hone.Trainer(hone.Config(**settings)).fit(resume=resume, allow=("settings",))
 
     return fit
@@ -27,7 +27,15 @@ def lines(run):
 
 
 @pytest.mark.parametrize(
-    "model", [{}, {"dtype": "float32"}, {"lora": {"rank": 4}}, {"offload": True}, {"gradient_checkpointing": True}]
+    "model",
+    [
+        {"dtype": "float32"},
+        {"lora": {"rank": 4}},
+        {"offload": True},
+        {"gradient_checkpointing": True},
+        {"compile": True},
+        {"compile": True, "gradient_checkpointing": True, "lora": {"rank": 4}},
+    ],
 )
 def test_a_run_passes_its_guard(model, fit):
     run = fit("run", model=model, steps=3)

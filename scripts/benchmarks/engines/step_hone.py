@@ -67,6 +67,7 @@ def main() -> None:
             prompts=len(rows),
             siblings=s["siblings"],
             optimizer={"lr": s["lr"]},
+            update={"tokens": s["update_tokens"]},
             steps=10**6,
             hooks=[OnCommand(turns)],
             checkpoint={"at_end": False},

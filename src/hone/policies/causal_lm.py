@@ -95,8 +95,7 @@ class CausalLM:
         stop = [] if stop is None else stop if isinstance(stop, list) else [stop]
         self.renderer = ChatRenderer(AutoTokenizer.from_pretrained(where, trust_remote_code=False), stop)
         self.model.eval()
-        if compiling.works(self.device.type) if self.compile is None else self.compile:
-            layers.fuse(self.model)
+        layers.fuse(self.model, compiling.works(self.device.type) if self.compile is None else self.compile)
         if self.gradient_checkpointing:
             layers.recompute(self.model)
         self._shard, self._score, self._whole = shard, None, None
@@ -144,7 +143,7 @@ class CausalLM:
         dtype = precision.dtype(self.dtype, self.device)
         if self.random_weights is None:
             return AutoModelForCausalLM.from_pretrained(where, dtype=dtype, trust_remote_code=False)
-        with device:  # where drawing billions of numbers takes no time
+        with device:
             config = AutoConfig.from_pretrained(where, trust_remote_code=False)
             return AutoModelForCausalLM.from_config(config, dtype=dtype)
 

@@ -16,12 +16,14 @@ FUSED = ("Norm", "MLP")
 """How the names of those modules of transformers end whose small operations become one kernel when compiled."""
 
 
-def fuse(model: nn.Module) -> None:
+def fuse(model: nn.Module, wanted: bool) -> None:
     """Compile norms and feed-forward parts, and layers whole where they score trees; what they compute stays the same.
 
     Elsewhere layers have a cache and masks of many kinds, each of which would be compiled anew. torch's own modules are
     one kernel as they are.
     """
+    if not wanted:
+        return
     for module in model.modules():
         own = type(module)
         if own.__name__.endswith(FUSED) and not own.__module__.startswith("torch."):

@@ -156,17 +156,12 @@ def _behind(before: int, length: int, window: int | None, device: torch.device) 
 
 
 def by_blocks(tree: Tree, query: Tensor, key: Tensor, value: Tensor, scale: float | None, window: int | None) -> Tensor:
-    """All at once, by flex_attention: blocks of pairs of which none sees the other are not computed.
-
-    Heads that share keys get them in copies: else its backward pass has few programs for a long row, one after another.
-    """
+    """All at once, by flex_attention: blocks of pairs of which none sees the other are not computed."""
     from torch.nn.attention.flex_attention import flex_attention
 
     mask = tree.kept(window, partial(_blocks, tree.end, tree.positions, window))
-    shared = query.shape[1] // key.shape[1]
-    keys, values = (each.repeat_interleave(shared, 1) if shared > 1 else each for each in (key, value))
-    attend = compiling.compiled(flex_attention, query.device)
-    return attend(query, keys, values, block_mask=mask, scale=scale).transpose(1, 2)
+    attend, shared = compiling.compiled(flex_attention, query.device), query.shape[1] != key.shape[1]
+    return attend(query, key, value, block_mask=mask, scale=scale, enable_gqa=shared).transpose(1, 2)
 
 
 def _blocks(end: Tensor, positions: Tensor, window: int | None) -> Any:

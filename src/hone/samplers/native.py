@@ -10,6 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -269,6 +270,8 @@ class NativeSampler:
                 entering.append(request)
         if not entering:
             return
+        places = {request.context: i for i, request in reversed(list(enumerate(entering)))}
+        entering.sort(key=lambda request: places[request.context])  # siblings side by side
         first = len(self._running)
         self._running += entering  # at once, so that an error reaches them
         self._rules = None
@@ -287,8 +290,9 @@ class NativeSampler:
             if graphs and not self.processors:
                 self._burst = Burst(self._decoder, self.renderer.stop_tokens)
         self._slots.ensure(len(self._running))
-        for slot, prefix in enumerate(prefixes, start=first):
-            self._slots.fill(slot, prefix)
+        for prefix, alike in groupby(enumerate(prefixes, start=first), key=lambda each: each[1]):
+            taken = [slot for slot, _ in alike]
+            self._slots.fill(slice(taken[0], taken[-1] + 1), prefix)
         wanted = {request.context for request in self._waiting}
         self._prefixes = {context: p for context, p in self._prefixes.items() if context in wanted}
         logits = torch.stack([prefix.logits for prefix in prefixes])

@@ -102,12 +102,12 @@ class Slots:
             )
         self.count, self.moves = count, self.moves + 1
 
-    def fill(self, slot: int, prefix: Prefix) -> None:
-        """Copy a prefilled context into a slot."""
+    def fill(self, slots: slice, prefix: Prefix) -> None:
+        """Copy a prefilled context into slots."""
         n = prefix.length
         self.reserve(n)
         for layer, (keys, values) in zip(self.cache.layers, prefix.layers, strict=True):
-            layer.keys[slot, :, :n], layer.values[slot, :, :n] = keys, values
+            layer.keys[slots, :, :n], layer.values[slots, :, :n] = keys, values
 
     def move(self, source: int, target: int, length: int) -> None:
         """Copy one slot over another, so that the running ones stay the first."""
