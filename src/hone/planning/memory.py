@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hone.planning.hardware import Hardware
@@ -15,6 +15,8 @@ from hone.types import Branch, Row, Segment
 
 MASTER, MOMENTS, GRADIENT = 4, 8, 4
 """Bytes of a trained weight: in float32, AdamW's two, and its gradient."""
+FUSED = 0.55
+"""The share of what layers keep for the backward pass that compiled ones do: of a 1.5B model on an H100."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,10 @@ class Memory:
 
     def kept(self, micro: MicroBatch) -> Kept:
         """What the backbone keeps of a micro-batch for the backward pass."""
-        return self.hollow.kept(_row(micro), packed=not self.hardware.gpu)
+        kept = self.hollow.kept(_row(micro), packed=not self.hardware.gpu)
+        if not self.hardware.gpu or self.policy.compile is False:
+            return kept
+        return replace(kept, total=round(FUSED * kept.total), layer=round(FUSED * kept.layer))
 
     @property
     def head_steps(self) -> tuple[int, int]:
@@ -205,8 +210,8 @@ class Memory:
         """Logits, worked on and kept; the gradient of the head: the sum in float32, that of a piece, and rounded."""
         shape, steps = self.shape, micro.trained
         chunk, keep = self.head_steps
-        alike = min(chunk, steps) if self.hardware.gpu else min(head.ROWS, steps)
-        worked = alike * 4 * head.COPIES + (0 if self.hardware.gpu else 2 * min(chunk, steps) * self.width)
+        widened = 0 if self.hardware.gpu else min(head.ROWS, steps) * 4 * head.COPIES  # compiled, nothing is
+        worked = widened + 2 * min(chunk, steps) * self.width
         found = {"logits": float(worked * shape.vocabulary)}
         if learns:
             found["logits"] += min(keep, steps) * shape.vocabulary * self.width

@@ -25,9 +25,15 @@ class Graphs:
     """
 
     def __init__(self, slots: Slots, device: torch.device) -> None:
-        self.slots, self._moves = slots, slots.moves
-        self._pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
+        self.slots, self._captures = slots, device.type == "cuda"
         self.made: dict[tuple[object, ...], torch.cuda.CUDAGraph | None] = {}
+        self._begin()
+
+    def _begin(self) -> None:
+        """Forget all graphs, and with the last of them their memory, which cannot be had again under its name."""
+        self.made.clear()
+        self._moves = self.slots.moves
+        self._pool = torch.cuda.graph_pool_handle() if self._captures else None
 
     def __call__(self, key: tuple[object, ...], work: Callable[[], None], state: Sequence[Tensor] = ()) -> None:
         """Do the work.
@@ -38,10 +44,9 @@ class Graphs:
             state: Tensors of which it makes something that depends on what they were.
         """
         if self._moves != self.slots.moves:
-            self.made.clear()
-            self._moves = self.slots.moves
+            self._begin()
         if key not in self.made:
-            self.made[key] = self._captured(work, state) if self._pool is not None else None
+            self.made[key] = self._captured(work, state) if self._captures else None
         graph = self.made[key]
         work() if graph is None else graph.replay()
 
