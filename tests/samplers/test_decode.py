@@ -127,12 +127,11 @@ def test_stop_strings_and_processors(tiny_policy):
         def __call__(self, rows, logits):
             return logits.index_fill(1, torch.tensor([ord("e")]), -torch.inf)
 
-    for processors in ([], [Bans()]):
-        plain = NativeSampler(max_sequences=6, processors=processors)
-        plain.sync(policy)
-        fixed = burst_of(policy, processors=processors)
+    fixed, plain = burst_of(policy), NativeSampler(max_sequences=6)
+    plain.sync(policy)
+    for processors in ([], [Bans()], []):
+        fixed.processors = plain.processors = processors
         found, wanted = (asyncio.run(many(each, asked)) for each in (fixed, plain))
-        assert (fixed._burst is None) == bool(processors)
         assert [(c.segments[0].actions, c.stop) for c in found] == [(c.segments[0].actions, c.stop) for c in wanted]
 
 

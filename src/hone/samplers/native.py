@@ -184,7 +184,7 @@ class NativeSampler:
         """Give each running sequence its next token, or have it given one and look later."""
         if not self._running:
             return
-        if self._burst:
+        if self._burst and not self.processors:
             self._on()
             return
         tokens = [request.tokens[-1] for request in self._running]
@@ -287,8 +287,7 @@ class NativeSampler:
             self._slots = Slots(count, length, prefixes[0].layers, grow)
             graphs = Graphs(self._slots, self._policy.device) if self._keeps_slots else None
             self._decoder = Decoder(self._policy, self._slots, graphs)
-            if graphs and not self.processors:
-                self._burst = Burst(self._decoder, self.renderer.stop_tokens)
+            self._burst = Burst(self._decoder, self.renderer.stop_tokens) if graphs else None
         self._slots.ensure(len(self._running))
         for prefix, alike in groupby(enumerate(prefixes, start=first), key=lambda each: each[1]):
             taken = [slot for slot, _ in alike]
