@@ -107,7 +107,7 @@ def logits(folder):
     [
         (2, {}),
         pytest.param(4, {}, marks=pytest.mark.slow),
-        (4, {"engine": "fsdp"}),
+        pytest.param(4, {"engine": "fsdp"}, marks=pytest.mark.slow),  # "saved on four" is one of these, too
         pytest.param(2, {"engine": "fsdp", "model.offload": True}, marks=pytest.mark.slow),
     ],
     ids=str,

@@ -12,12 +12,15 @@ import hone
 
 METRIC = "eval/letters/accuracy"
 RESETS = {"triggers": [{"plateau": {"metric": METRIC, "patience": 2, "min_delta": 0.02}}], "cooldown": 20}
-MIDDLE, LAST = slice(40, 60), slice(-20, None)
+MIDDLE, LAST = slice(60, 90), slice(-30, None)
 
 
 @pytest.fixture(scope="module")
 def train(tiny_model_path, tmp_path_factory):
-    """``train(seed, *hooks) -> Run``: from random weights, under a strong penalty."""
+    """``train(seed, *hooks) -> Run``: from random weights, under a strong penalty.
+
+    So many answers a step and so low a rate that a plateau is flat: with a third of them, it wanders by its own height.
+    """
 
     def train(seed, *hooks):
         penalty = {"kl_penalty": {"coefficient": 0.1, "estimator": "k2"}}
@@ -27,12 +30,12 @@ def train(tiny_model_path, tmp_path_factory):
             verifier=parts.letter_e,
             seed=seed,
             steps=120,
-            prompts=4,
-            siblings=8,
+            prompts=8,
+            siblings=12,
             advantage="centred",
             gate="everything",
             objective={"policy_gradient": {"surrogate": {"ppo_clip": {"high": 0.4}}, "penalties": [penalty]}},
-            optimizer={"lr": 5e-3},
+            optimizer={"lr": 3e-3},
             eval={
                 name: {"tasks": Letters(), "items": 8, "siblings": 4, "every": 5, "sampling": {"max_tokens": 5, **how}}
                 for name, how in (("letters", {}), ("sampled", {"temperature": 1.0}))
@@ -45,7 +48,7 @@ def train(tiny_model_path, tmp_path_factory):
     return train
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_resets_lead_off_the_plateau_of_a_fixed_reference(train, seed):
     fixed, moving = train(seed), train(seed, {"prorl": RESETS})
     first = next(row["step"] for row in moving.metrics if row.get("reset/happened"))
@@ -55,8 +58,7 @@ def test_resets_lead_off_the_plateau_of_a_fixed_reference(train, seed):
     reward, kl = fixed.series("reward/mean")[1], fixed.series("kl/mean")[1]
     assert reward[LAST].mean() < 0.12
     assert abs(reward[LAST].mean() - reward[MIDDLE].mean()) < 0.05  # it stands still,
-    # as far from the reference as the reward is worth; by 30 steps each, for ten more or less differ by a third
-    assert 0.75 < kl[-30:].mean() / kl[40:70].mean() < 1.33
+    assert 0.75 < kl[LAST].mean() / kl[MIDDLE].mean() < 1.33  # as far from the reference as the reward is worth
 
     assert moving.series("reward/mean")[1][LAST].mean() > 0.5
     after, plateau = (run.series("eval/sampled/accuracy")[1][-4:].mean() for run in (moving, fixed))
