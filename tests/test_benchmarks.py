@@ -206,3 +206,14 @@ def test_growth_stays_within_its_budget_and_says_what_did_not(benchmark):
     late = benchmark("growth --quick --axes model --budget 0.001")
     assert not late["turns"]
     assert "over 0 s" in late["notes"][0]
+
+
+@pytest.mark.slow
+def test_one_device_by_itself(benchmark):
+    small = "--model tiny --dtype float32 --rounds 1 --sequences 2 8 --prompts 32 --tokens 8"
+    report = benchmark(f"card {small} --groups 2 --context 32 --siblings 3 --response 8 --update-tokens 64 4096")
+    sampling, updates = (table["rows"] for table in report["tables"])
+    assert [row[1] for row in sampling] == ["2", "8"]
+    assert all(float(row[3]) > 0 and row[4].endswith("%") for row in sampling)
+    assert [row[:3] for row in updates] == [["2 of 32 + 3 x 8", "112", limit] for limit in ("64", "4096")]
+    assert [t["engine"] for t in report["turns"]] == ["limits", "sample", "sample", "update", "update"]
