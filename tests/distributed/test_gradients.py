@@ -106,3 +106,14 @@ def test_the_gradient_is_that_of_one_process(n, engine, cases, alone, processes)
             assert other[name]["metrics"] == first["metrics"], name
             assert torch.equal(other[name]["weights"], first["weights"]), name
     print(f"\n{n} processes, {engine}: off by at most {off[True]:.1e} in float32, {off[False]:.1e} in bfloat16")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["ddp", "fsdp"])
+def test_compiled_layers_are_sharded_like_others(engine, cases, alone, processes, tmp_path):
+    plain = torch.load(cases / "cases.pt", weights_only=False)["plain"]
+    torch.save({"compiled": plain | {"policy": plain["policy"] | {"compile": True}}}, tmp_path / "cases.pt")
+    _, found = processes("gradients", 2, tmp_path, engine=engine, places=[])
+    for one in found:
+        gradients = one["compiled"]["gradients"]
+        assert max(map(distance, gradients, alone["plain"]["gradients"])) < 1e-6
