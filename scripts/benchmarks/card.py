@@ -92,9 +92,10 @@ def sampling(args: argparse.Namespace, report: Report, policy: Any, size: Size, 
                 asked = ((contexts[i % 8], params.keyed(i)) for i in range(sampler.max_sequences))
                 await asyncio.gather(*(sampler.sample([prompt], own) for prompt, own in asked))
 
-            memory.device_reset(args.device)
             whole, steps = [], []
             for turn in range(args.rounds + 1):
+                if turn == 1:
+                    memory.device_reset(args.device)
                 both = [timed(lambda n=n: asyncio.run(sample(n, turn)), args.device) for n in (1, args.tokens)]  # noqa: B023
                 if turn:
                     whole.append(count * args.tokens / both[1])
@@ -125,9 +126,10 @@ def updates(args: argparse.Namespace, report: Report, policy: Any, size: Size, s
             for limit in args.update_tokens:
                 settings = OptimizerConfig(lr=1e-12), UpdateConfig(tokens=limit)
                 learner = Learner(policy, build("objective", "policy_gradient"), *settings, steps=99, temperature=1.0)
-                memory.device_reset(args.device)
                 spent, shape = [], []
                 for turn in range(args.rounds + 1):
+                    if turn == 1:
+                        memory.device_reset(args.device)
                     vocabulary = policy.text_config.vocab_size
                     made = work.groups(groups, args.context, args.siblings, response, vocabulary, seed=turn)
                     seconds = timed(lambda: learner.update(made, turn), args.device)  # noqa: B023

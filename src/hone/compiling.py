@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable
 from functools import cache
@@ -12,7 +13,8 @@ import torch
 log = logging.getLogger("hone")
 
 VARIANTS = 64
-"""Of one function that may be compiled."""
+"""Of one function that may be compiled: with and without gradients, for one row or several, a window or none. Beyond
+its limit torch goes on with what is not compiled."""
 
 
 def compiled(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
@@ -26,7 +28,8 @@ def compiled(function: Callable[..., Any], device: torch.device) -> Callable[...
 @cache
 def anywhere(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function compiled, whatever the device."""
-    # With and without gradients, one row or several, a window or none: beyond the limit torch would not compile at all.
+    if "recompile_limit" in inspect.signature(torch.compile).parameters:
+        return torch.compile(function, dynamic=True, recompile_limit=VARIANTS)  # in all threads
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, VARIANTS)
     return torch.compile(function, dynamic=True)
 
@@ -39,8 +42,7 @@ def works(kind: str) -> bool:
     try:
         torch.compile(torch.Tensor.double)(torch.ones(2, device=kind))
     except Exception as error:
-        log.warning(
-            "nothing can be compiled for the GPU, and hone is slower for it: %s", str(error).strip().splitlines()[0]
-        )
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        log.warning("nothing can be compiled for the GPU, and hone is slower for it: %s", reason)
         return False
     return True

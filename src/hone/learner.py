@@ -209,7 +209,8 @@ class Learner:
         """Divide summed gradients by their weight and clip them, in one pass; the norm before it was clipped."""
         norm = float(full(torch.nn.utils.get_total_norm([p.grad for p in parameters]))) / weight
         clipped = min(1.0, self.max_grad_norm / (norm + 1e-6)) if math.isfinite(norm) else 1.0
-        torch._foreach_mul_([p.grad for p in parameters], clipped / weight)
+        if parameters:
+            torch._foreach_mul_([p.grad for p in parameters], clipped / weight)
         return norm
 
     def _backward(self, micro_batches: Sequence[Batch], meter: Meter, seed: int) -> tuple[float, float]:

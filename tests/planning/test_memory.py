@@ -59,7 +59,12 @@ def test_what_is_sampled_meanwhile_is_beside_the_update(tiny_config, gear):
     """The cache and a copy of the weights; with servers the copies that wait for them, and no cache."""
     apart, native = (phases(tiny_config(max_staleness=k), gear(gpu=True)) for k in (0, 2))
     assert native["update"].device["older weights"] == 2 * 4 * WEIGHTS
-    assert native["update"].total == apart["update"].total + 2 * 4 * WEIGHTS + _sampled(apart)
+    cache = apart["sample"].device["cache"]
+    assert apart["update"].device["cache"] == cache  # on a GPU the slots stay, all of them, with room to grow,
+    assert cache == 64 * 128 * CACHE * 4
+    assert native["update"].total == apart["update"].total + 2 * 4 * WEIGHTS + _sampled(apart) - cache
+    moving = phases(tiny_config(sampler={"native": {"graphs": False}}), gear(gpu=True))
+    assert "cache" not in moving["update"].device  # unless no graphs are captured
     servers = {"vllm_server": {"exchange": "/dev/shm/hone"}}
     waiting = [phases(tiny_config(max_staleness=k, sampler=servers), gear())["update"].device for k in (1, 2)]
     assert [found.get("older weights") for found in waiting] == [None, 4 * WEIGHTS]

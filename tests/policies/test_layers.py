@@ -1,5 +1,6 @@
 """Layers that are compiled: the same numbers, the same model, one compilation for all."""
 
+import asyncio
 import copy
 
 import pytest
@@ -10,7 +11,10 @@ from hone import collate, compiling
 from hone.build import build
 from hone.learner import Learner
 from hone.policies import layers
+from hone.samplers.native import NativeSampler
+from hone.seats import SamplingParams
 from hone.sections import OptimizerConfig, UpdateConfig
+from hone.types import Segment
 
 
 def gradient(policy, groups):
@@ -60,6 +64,18 @@ def test_without_a_tree_a_layer_is_as_it_was(tiny_policy, monkeypatch):
         assert {forward.__qualname__ for forward in asked} == {"LlamaRMSNorm.forward", "LlamaMLP.forward"}
     finally:
         layers._fused.cache_clear()
+
+
+@pytest.mark.slow
+def test_a_compiled_policy_is_sampled_from(tiny_policy):
+    found = []
+    for compile in (False, True):
+        sampler = NativeSampler()
+        sampler.sync(tiny_policy(compile=compile))
+        prompt = [Segment("prompt", "given", (1, 2, 3))]
+        found.append(asyncio.run(sampler.sample(prompt, SamplingParams(max_tokens=6, seed=1))).segments[0])
+    assert found[0].actions == found[1].actions
+    assert found[0].logprobs == pytest.approx(found[1].logprobs, abs=1e-4)
 
 
 @pytest.mark.slow

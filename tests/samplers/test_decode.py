@@ -164,7 +164,7 @@ def test_an_error_in_a_burst_reaches_all_and_the_next_round_is_well(tiny_policy)
     policy = tiny_policy()
     sampler = burst_of(policy)
     [wanted] = asyncio.run(many(sampler, requests(1)))
-    weight = policy.model.get_output_embeddings().weight
+    weight = policy.backbone.layers[0].self_attn.v_proj.weight
     with torch.no_grad():
         saved = weight.clone()
         weight.fill_(torch.nan)

@@ -9,6 +9,7 @@ from hone.planning.hardware import Hardware
 from hone.planning.work import MicroBatch, Work
 from hone.policies import head
 from hone.policies.hollow import Hollow, Kept
+from hone.samplers.graphs import KEYS
 from hone.samplers.slots import GROW, ROOM
 from hone.seats import reads_reference
 from hone.types import Branch, Row, Segment
@@ -83,7 +84,15 @@ class Memory:
             beside = self._sampling(work)
             later = {name: phase for name, phase in found.items() if name not in ("load", "sample")}
             return found | {name: Phase(phase.device | beside, phase.host) for name, phase in later.items()}
-        return found if self.hardware.gpu else self._with_leftovers(found)
+        if not self.hardware.gpu:
+            return self._with_leftovers(found)
+        stays = {"cache": found["sample"].device.get("cache", 0.0)} if self._keeps_slots else {}
+        return {n: p if n in ("load", "sample") else Phase(p.device | stays, p.host) for n, p in found.items()}
+
+    @property
+    def _keeps_slots(self) -> bool:
+        """Whether the sampler's slots stay where they are between rounds, all of them."""
+        return self.hardware.gpu and getattr(self.config.sampler, "graphs", False)
 
     def _with_leftovers(self, found: dict[str, Phase]) -> dict[str, Phase]:
         """On a CPU, the C library keeps the small blocks of an update, so they are resident while the next samples."""
@@ -98,7 +107,8 @@ class Memory:
         kept = self.hollow.kept(_row(micro), packed=not self.hardware.gpu)
         if not self.hardware.gpu or self.policy.compile is False:
             return kept
-        return replace(kept, total=round(FUSED * kept.total), layer=round(FUSED * kept.layer))
+        kinds = ("total", "layer", "outside")
+        return replace(kept, **{kind: round(FUSED * getattr(kept, kind)) for kind in kinds})
 
     @property
     def head_steps(self) -> tuple[int, int]:
@@ -165,11 +175,13 @@ class Memory:
             return {}
         if self._engine:
             return {"engine": self._engine} if self.hardware.gpu and not self.ahead else {}
-        slots = min(getattr(sampler, "max_sequences", 64), work.together)
+        slots = getattr(sampler, "max_sequences", 64)
+        slots = slots if self._keeps_slots else min(slots, work.together)
         read = min(getattr(sampler, "prefill_tokens", 4096), work.contexts)
         contexts = min(work.contexts, work.longest * -(-slots // self.config.siblings))
         most = self.config.sampling.max_tokens
-        length = cache_length(work.longest, work.longest_response, most, ROOM if self.hardware.gpu else GROW)
+        length = cache_length(work.longest, work.longest_response, most, ROOM if self._keeps_slots else GROW)
+        length = -(-length // KEYS) * KEYS if self._keeps_slots else length
         prepacked = 0 if self.hardware.gpu else shape.products + shape.head
         return {
             "prepacked weights": float(prepacked * self.width),

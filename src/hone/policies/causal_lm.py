@@ -43,10 +43,10 @@ class CausalLM:
             and step there: of 18 bytes a weight 16 leave the GPU, for the time that gradients and weights then travel.
         share_context: Compute a context once for all siblings (a tree mask); falls back by itself for models that do
             not honour such a mask.
-        compile: Fuse norms and feed-forward parts by torch.compile; by default on a GPU that has a compiler.
+        compile: Fuse layers by torch.compile; by default on a GPU, where head and attention always are compiled.
         head_memory_mb: Memory for logits, in MiB: half for the piece that is worked on, half for those that are kept
             for the backward pass; what does not fit is computed twice. By default 512, on a GPU 2048.
-        random_weights: Ignore the saved weights and initialise from this seed (for tests and benchmarks).
+        random_weights: Ignore the saved weights and draw some on the device, from this seed (for tests and benchmarks).
     """
 
     path: str

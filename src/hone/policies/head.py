@@ -159,11 +159,14 @@ def _gradient(
 
     With p the distribution and H its entropy, that of log p_target is (onehot - p), and of H is -p (log p + H).
     """
-    found, few = torch.empty_like(logits), _together(logits)
-    of_some = compiled(_off_target, logits.device)
-    given = zip(logits.split(few), read.split(few, 1), upstream.split(few, 1), strict=True)
-    for place, some in zip(found.split(few), given, strict=True):
-        place.copy_(of_some(*some, temperature, to_entropy))
+    of_some, few = compiled(_off_target, logits.device), _together(logits)
+    if few == len(logits):
+        found = of_some(logits, read, upstream, temperature, to_entropy)
+    else:
+        found = torch.empty_like(logits)
+        given = zip(logits.split(few), read.split(few, 1), upstream.split(few, 1), strict=True)
+        for place, some in zip(found.split(few), given, strict=True):
+            place.copy_(of_some(*some, temperature, to_entropy))
     log_prob, entropy, _ = read
     of_log_prob, of_entropy = upstream
     on_target = of_log_prob - log_prob.exp() * (of_log_prob + of_entropy * (log_prob + entropy))

@@ -43,7 +43,7 @@ def _fused(own: type, over_trees: bool = False) -> type:
         chosen = plain if over_trees and kwargs.get(masks.TREE) is None else compiled
         return chosen(self, *args, **kwargs)
 
-    return type(own.__name__, (own,), {"forward": forward, "__module__": own.__module__})
+    return type(own.__name__, (own,), {"forward": forward, "is_fused": True, "__module__": own.__module__})
 
 
 def recompute(model: nn.Module) -> None:

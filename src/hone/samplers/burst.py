@@ -99,8 +99,7 @@ class Burst:
         positions.add_(alive)  # of those that have ended no further, for the model may have no more
         self._ended.add_(over.any())
 
-    @property
-    def due(self) -> bool:
+    def look(self) -> bool:
         """Whether there is something to look at: of the step before the last, so that the device goes on meanwhile.
 
         Stop strings are looked for after each step.

@@ -32,7 +32,8 @@ class Decoder:
     def __init__(self, policy: Any, slots: Slots, graphs: Graphs | None = None) -> None:
         self.policy, self.slots, self.graphs = policy, slots, graphs
         self._keyword = cache_keyword(policy.backbone)
-        self._inputs = torch.zeros(2, slots.count, dtype=torch.int64, device=policy.device)
+        if graphs:
+            self._inputs = torch.zeros(2, slots.count, dtype=torch.int64, device=policy.device)
         self._logits: Tensor | None = None
 
     def __call__(self, tokens: Sequence[int], positions: Sequence[int]) -> Tensor:
@@ -45,8 +46,6 @@ class Decoder:
             self.slots.reserve(width)
             return self.forward(*inputs.to(self.policy.device), width)
         rows, width = shape(len(tokens), width, self.slots)
-        if self._inputs.shape[1] < rows:
-            self._inputs, self._logits = self._inputs.new_zeros(2, self.slots.count), None
         self._inputs.zero_()
         self._inputs[:, : len(tokens)].copy_(inputs)
         if self._logits is None:

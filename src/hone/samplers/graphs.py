@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,6 +29,7 @@ class Graphs:
     def __init__(self, slots: Slots, device: torch.device) -> None:
         self.slots, self._captures = slots, device.type == "cuda"
         self.made: dict[tuple[object, ...], torch.cuda.CUDAGraph | None] = {}
+        self._beside = torch.cuda.Stream(device) if self._captures else None
         self._begin()
 
     def _begin(self) -> None:
@@ -53,18 +56,22 @@ class Graphs:
     def _captured(self, work: Callable[[], None], state: Sequence[Tensor]) -> torch.cuda.CUDAGraph:
         here = torch.cuda.current_stream()
         saved = [tensor.clone() for tensor in state]
-        beside = torch.cuda.Stream()
-        beside.wait_stream(here)
-        with torch.cuda.stream(beside):  # libraries set themselves up in the first calls, which cannot be captured
+        self._beside.wait_stream(here)
+        with torch.cuda.stream(self._beside):  # the first calls set libraries up, which cannot be captured
             for _ in range(2):
                 work()  # writes to the cache what will be written anyway
                 for tensor, before in zip(state, saved, strict=True):
                     tensor.copy_(before)
-        here.wait_stream(beside)
+        here.wait_stream(self._beside)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, self._pool, capture_error_mode="thread_local"):  # an update may run in another
             work()
         return graph
+
+
+def current(device: torch.device) -> AbstractContextManager[Any]:
+    """Meanwhile the device is the current one of this thread, to which streams, events and graphs belong."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def shape(rows: int, width: int, slots: Slots) -> tuple[int, int]:

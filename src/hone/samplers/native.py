@@ -21,7 +21,7 @@ from hone.checksums import checksums
 from hone.samplers.burst import Burst
 from hone.samplers.decode import Decoder, cache_keyword
 from hone.samplers.draw import Rules, draw, fetched
-from hone.samplers.graphs import KEYS, Graphs
+from hone.samplers.graphs import KEYS, Graphs, current
 from hone.samplers.prefill import Prefill, Prefix
 from hone.samplers.prepacked import Prepacked
 from hone.samplers.segments import segments
@@ -149,11 +149,12 @@ class NativeSampler:
             while self._waiting or self._running:
                 if self._policy is None:
                     raise RuntimeError("sampler: it was closed while this sequence was under way")
-                with torch.inference_mode(), self._weights().used():
+                with torch.inference_mode(), current(self._policy.device), self._weights().used():
                     self._enter()
                     self._decode()
                 await asyncio.sleep(0)
         except Exception as error:
+            self._slots = self._decoder = self._burst = None  # not a number times a weight of 0 is none either
             for request in (*self._waiting, *self._running):
                 if not request.done.done():
                     request.done.set_exception(error)
@@ -185,8 +186,7 @@ class NativeSampler:
         if not self._running:
             return
         if self._burst and not self.processors:
-            self._on()
-            return
+            return self._on()
         tokens = [request.tokens[-1] for request in self._running]
         logits = self._decoder(tokens, [request.length for request in self._running])
         self._rules = self._rules or Rules.stack([r.params for r in self._running], self._policy.device)
@@ -197,7 +197,7 @@ class NativeSampler:
         if self._rules is None:
             self._rules = self._burst.load(self._running)
         self._burst.step()
-        if self._burst.due:
+        if self._burst.look():
             self._collect()
 
     def _collect(self) -> None:

@@ -28,7 +28,9 @@ class Prepacked:
 
     def __init__(self, model: nn.Module, version: int) -> None:
         self._version = version
-        layers = [layer for layer in model.modules() if type(layer) is nn.Linear and _can(layer)]
+        modules = list(model.modules())
+        compiled = any(hasattr(module, "is_fused") for module in modules)  # by a compiler that knows no such products
+        layers = [] if compiled else [layer for layer in modules if type(layer) is nn.Linear and _can(layer)]
         self._seen = [(layer.weight, _state(layer.weight)) for layer in layers]
         self._forwards = [(layer.__dict__, _forward(layer)) for layer in layers]
 
