@@ -19,6 +19,10 @@ from hone.compiling import compiled
 Logits = Callable[[Tensor], Tensor]
 ROWS = 8
 """Steps that a CPU works on together: as few as its caches hold, for memory is slower than the work."""
+WEIGHTS = 1024
+"""Rows of a head's weight whose gradients are added together, likewise."""
+PIECE_MB = 48
+"""Of a piece's logits on a CPU, at most: beyond that a product takes up to twice as long a step."""
 COPIES = 4
 """Float32 tensors of as many logits, at most, while these are worked on."""
 MEMORY_MB = {"cpu": 512, "cuda": 2048}
@@ -114,16 +118,15 @@ class _Pieces(torch.autograd.Function):
         hidden, targets, read, *parameters = ctx.saved_tensors
         _, temperature, _ = ctx.settings
         wanted = [p for p, needed in zip(parameters, ctx.needs_input_grad[6:], strict=True) if needed]
-        to_hidden, sums = torch.zeros_like(hidden), [torch.zeros_like(_wide(p)) for p in wanted]
+        to_hidden, sums = torch.zeros_like(hidden), list[Tensor]()
         to_entropy = bool(gradient[1].any())
         for steps, part, values in _pieces(ctx, hidden, gradient):
             given = values.detach(), targets[steps], read[:, steps], gradient[:, steps]
             upstream = _gradient(*given, temperature, to_entropy)
             to_part, *rest = torch.autograd.grad(values, [part, *wanted], upstream)
             to_hidden[steps] = to_part
-            for total, each in zip(sums, rest, strict=True):  # in float32 over the pieces, as over micro-batches
-                total.add_(each)
-        given = (total.to(p.dtype) for total, p in zip(sums, wanted, strict=True))
+            sums = [_sum(total, each) for total, each in zip(sums, rest, strict=True)] if sums else rest
+        given = (total.to(p.dtype) for total, p in zip(sums or map(torch.zeros_like, wanted), wanted, strict=True))
         to_parameters = [next(given) if needed else None for needed in ctx.needs_input_grad[6:]]
         return None, to_hidden, None, None, None, None, *to_parameters
 
@@ -170,7 +173,8 @@ def _gradient(
     log_prob, entropy, _ = read
     of_log_prob, of_entropy = upstream
     on_target = of_log_prob - log_prob.exp() * (of_log_prob + of_entropy * (log_prob + entropy))
-    return found.scatter_(-1, targets[:, None], (on_target / temperature).to(found.dtype)[:, None])
+    found[torch.arange(len(targets), device=targets.device), targets] = (on_target / temperature).to(found.dtype)
+    return found
 
 
 def _off_target(logits: Tensor, read: Tensor, upstream: Tensor, temperature: float, to_entropy: bool) -> Tensor:
@@ -183,6 +187,14 @@ def _off_target(logits: Tensor, read: Tensor, upstream: Tensor, temperature: flo
     else:
         found.mul_(of_log_prob)
     return found.div_(-temperature).to(logits.dtype)
+
+
+def _sum(total: Tensor, more: Tensor) -> Tensor:
+    """In float32, as over micro-batches; by parts, for of what has another type torch makes a copy first."""
+    total = _wide(total)
+    for some, each in zip(total.split(WEIGHTS), more.split(WEIGHTS), strict=True):
+        some.add_(each)
+    return total
 
 
 def _together(logits: Tensor) -> int:
@@ -206,5 +218,6 @@ def budget(vocabulary: int, width: int, memory_mb: int | None, device: str, fuse
     """
     half = (memory_mb or MEMORY_MB.get(device, MEMORY_MB["cpu"])) * 2**19
     worked, held = 4 * COPIES * vocabulary, 2 * width * vocabulary
-    on_cpu, elsewhere = (half - ROWS * worked) // held, half // (held if fused else worked)
+    on_cpu = min(half - ROWS * worked, PIECE_MB * 2**21) // held
+    elsewhere = half // (held if fused else worked)
     return max(1, on_cpu if device == "cpu" else elsewhere), half // (width * vocabulary)
