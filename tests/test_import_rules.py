@@ -23,7 +23,7 @@ ROOMS = [
     {"objectives", "policies", "samplers", "tasks", "envs", "verifiers", "hooks", "writers", "papers", "guards"}
     | {"engines"},
     {"collect", "learner", "checkpoint", "session", "folder", "origin", "trainer", "runtime", "report"}
-    | {"recovery", "interrupt", "judging", "sharing", "snapshot", "planning", "ahead", "coming"},
+    | {"meter", "recovery", "interrupt", "judging", "sharing", "snapshot", "planning", "ahead", "coming"},
     {"registry", "parts", "build", "document", "config", "schema", "order", "check"}
     | {"candidates", "changes", "ledger", "evaluation", "scoring", "fitting", "serving"},
     {"cli", "commands"},

@@ -8,12 +8,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from hone.learner import Learner, Meter
+from hone.learner import Learner
 from hone.math.divergence import entropy_bonus, kl_penalty
 from hone.math.mismatch import truncated_importance
 from hone.math.reduce import constant, sequence_mean, token_mean
 from hone.math.shaping import kl_reward, mask_truncated
 from hone.math.surrogate import gspo, ppo_clip, reinforce
+from hone.meter import Meter
 from hone.objectives.policy_gradient import PolicyGradient
 from hone.samplers.native import NativeSampler
 from hone.seats import SamplingParams

@@ -15,6 +15,7 @@ import torch
 
 from hone import collate, ranks
 from hone.keys import key
+from hone.meter import Meter
 from hone.seats import Engine, Objective, Policy, Reference
 from hone.sections import OptimizerConfig, UpdateConfig
 from hone.shards import full, kept, placed
@@ -28,32 +29,6 @@ WASTE = 1.5
 """Tokens that are computed for each that there is, above which that is told."""
 SKETCH = 4096
 """Most entries of a weight's gradient that :meth:`Learner.gradient` gives."""
-
-
-class Meter:
-    """Sums (sum, count) metrics over micro-batches and processes; names that end in "/max" keep the largest."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, tuple[float, float]] = {}
-
-    def add(self, name: str, value: float, count: float) -> None:
-        """Count ``value`` in."""
-        if math.isnan(value):
-            value = math.inf if name.endswith("/max") else value  # max() would drop it
-        total, seen = self.sums.get(name, (-math.inf if name.endswith("/max") else 0.0, 0.0))
-        self.sums[name] = (max(total, value) if name.endswith("/max") else total + value, seen + count)
-
-    def means(self) -> dict[str, float]:
-        """Every metric so far, over all processes, which all call this; those with nothing counted are left out."""
-        whole = Meter()
-        for sums in ranks.each(lambda: self.sums):
-            for name, (total, count) in sums.items():
-                whole.add(name, total, count)
-        return {
-            name: total if name.endswith("/max") else total / count
-            for name, (total, count) in whole.sums.items()
-            if count
-        }
 
 
 class Learner:
@@ -99,6 +74,11 @@ class Learner:
         self._norms: list[float] = []
         """Gradient norms of the last steps that were taken."""
         self._told = False
+        self._together = update.sequence_parallel
+        if self._together > 1:
+            if not hasattr(policy, "spread"):
+                raise ValueError(f"update.sequence_parallel: a {type(policy).__name__} cannot lie over processes")
+            policy.spread(self._together)
         self._schedule(began=0)
 
     def update(self, groups: Sequence[Group], step: int) -> dict[str, float]:
@@ -166,7 +146,9 @@ class Learner:
     def _batches(self, groups: Sequence[Group]) -> list[Batch]:
         """The micro-batches of this process."""
         how = {"tokens": self.settings.tokens, "temperature": self.temperature}
-        return collate.share(groups, self.policy, **how, hand=ranks.index(), hands=ranks.count())
+        hand, hands = ranks.index() // self._together, ranks.count() // self._together
+        own = collate.share(groups, self.policy, **how, hand=hand, hands=hands)
+        return [replace(batch, processes=self._together) for batch in own]
 
     def _tell_waste(self, groups: Sequence[Group]) -> None:
         """Say once that most of the work is done several times over."""
@@ -187,7 +169,8 @@ class Learner:
 
     def _step(self, micro_batches: Sequence[Batch], meter: Meter, seed: int) -> None:
         """One optimiser step: sum gradients over micro-batches and processes, divide once by the summed weight."""
-        total, weight = ranks.summed(*self._backward(micro_batches, meter, seed))
+        own = self._backward(micro_batches, meter, seed)
+        total, weight = ranks.summed(*(own if ranks.index() % self._together == 0 else (0.0, 0.0)))
         if self.engine is not None:
             self.engine.reduce(self.policy.parameters())
         parameters = [p for p in self.policy.parameters() if p.grad is not None]

@@ -8,6 +8,7 @@ import pickle
 import threading
 from collections.abc import Callable
 from datetime import timedelta
+from functools import cache
 from typing import Any, TypeVar
 
 import torch
@@ -49,6 +50,13 @@ def count() -> int:
 def index() -> int:
     """The place of this process among those of the run; 0 where it is alone."""
     return distributed.get_rank() if several() else 0
+
+
+@cache
+def neighbours(size: int) -> Any:
+    """The group of ``size`` processes next to each other that this one belongs to; first, every process asks for it."""
+    own, _ = distributed.new_subgroups(size)
+    return own
 
 
 def each(work: Callable[[], T]) -> list[T]:
@@ -141,26 +149,29 @@ def _portable(error: Exception) -> Exception:
 
 
 @torch.no_grad()
-def gather(values: Tensor) -> list[Tensor]:
+def gather(values: Tensor, alike: int = 1) -> list[Tensor]:
     """The values of every process, without gradient, in the order of :func:`index`; alone, just one's own.
 
     Every process has to call it, with values or without: the two collectives inside wait for all of them.
 
     Args:
         values: ``[n, ...]``. ``n`` may differ between the processes, and be 0; type and further axes may not.
+        alike: How many :func:`neighbours` have the same values, which then come once.
 
     Returns:
-        One tensor a process, on the device of ``values``.
+        One tensor a process, or one for all that are alike, on the device of ``values``.
     """
     if not several():
         return [values.detach()]
+    if index() % alike:
+        values = values[:0]
     # The backend, not the values, says where they travel: a process without any knows of no device.
     nccl = distributed.get_backend() == distributed.Backend.NCCL
     own = values.detach().to(torch.device("cuda", torch.cuda.current_device()) if nccl else "cpu")
     lengths = [int(length) for length in _all(torch.tensor([len(own)], device=own.device))]
     padded = own.new_zeros(max(lengths), *own.shape[1:])  # collectives want equal shapes
     padded[: len(own)] = own
-    return [part[:length].to(values.device) for part, length in zip(_all(padded), lengths, strict=True)]
+    return [part[:length].to(values.device) for part, length in zip(_all(padded), lengths, strict=True)][::alike]
 
 
 def _all(values: Tensor) -> list[Tensor]:

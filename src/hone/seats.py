@@ -160,9 +160,9 @@ class Policy(Protocol):
     step: the updated ``parameters`` take effect and ``version`` counts one up. ``frozen_copy`` is the reference.
     For sampling meanwhile it has ``twin()``: a copy, whose ``follow(policy)`` takes weights and version, and gives it.
     Engines beside it want ``weights()``, all of them by the names of a checkpoint, and ``outline(folder)``, which
-    writes configuration and tokenizer.
+    writes configuration and tokenizer. One that scores a batch with several ``processes`` has ``spread(processes)``.
 
-    One that can be spread over processes takes ``load(device, shard)`` too: ``shard(module, blocks, score)`` shards a
+    One that can be sharded over processes takes ``load(device, shard)`` too: ``shard(module, blocks, score)`` shards a
     module in place, block by block, and gives what is to be called instead of ``score``. Its ``whole()`` is then a copy
     with all weights, brought up to date, which every process has to ask for; ``state_dict`` has values in the first.
     """

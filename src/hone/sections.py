@@ -43,6 +43,8 @@ class UpdateConfig:
         epochs: Passes.
         tokens: Most tokens of a micro-batch, padding included. Only memory and speed depend on it: of a group that
             does not fit, the prompt is computed for each part anew.
+        sequence_parallel: Processes that compute each micro-batch together, for rows that are too long for one: each
+            holds a part of its steps, and of the heads while these attend (Ulysses). Of ``tokens`` as many more fit.
         spike: An optimiser step whose gradient norm is more than so many times the median of the 20 before is bad, as
             is one whose norm is not finite; None for no such limit. A bad one is never taken.
         on_bad: What else follows on it: "skip" nothing, "rollback" the weights and moments of the newest checkpoint
@@ -52,6 +54,7 @@ class UpdateConfig:
     minibatches: int = Field(1, ge=1)
     epochs: int = Field(1, ge=1)
     tokens: int = Field(4096, ge=1)
+    sequence_parallel: int = Field(1, ge=1)
     spike: float | None = Field(None, gt=1)
     on_bad: Literal["skip", "rollback", "stop"] = "skip"
 

@@ -254,6 +254,7 @@ class Batch:
         group: ``[B, T]`` int64: likewise for its group.
         temperature: Of sampling; the policy divides its logits by it.
         seed: Keys the draws of the optimiser step that the batch belongs to.
+        processes: How many score it together, each a part of its steps; all of them call ``score`` then.
         fields: Values of step fields that were computed over the whole mini-batch, by the field's place.
         sampled_entropies: ``[B, T]`` float32, likewise; None where not recorded, or of other weights than the current.
         old_logprobs: ``[B, T]`` at the start of the update, by the trainer; None on-policy, where the ratio is 1.
@@ -268,6 +269,7 @@ class Batch:
     group: Tensor
     temperature: float = 1.0
     seed: int = 0
+    processes: int = 1
     fields: dict[str, Tensor] = field(default_factory=dict)
     sampled_entropies: Tensor | None = None
     old_logprobs: Tensor | None = None
@@ -276,10 +278,7 @@ class Batch:
 
 @dataclass
 class Scores:
-    """What the policy says of a batch now: ``[B, T]`` float32, 0 outside the batch's mask.
-
-    ``entropy`` is of the whole next-step distribution at the sampling temperature, in nats.
-    """
+    """By the policy as it is now, in nats at the sampling temperature: ``[B, T]`` float32, 0 outside the batch's mask."""
 
     logprobs: Tensor
     entropy: Tensor

@@ -57,9 +57,12 @@ def gradients(folder, engine, places):
                 return step()
 
             learner.optimizer.step = partial(spy, learner.optimizer.step)
+            widths = []
+            embedding = policy.model.get_input_embeddings()
+            embedding.register_forward_pre_hook(lambda _, given, widths=widths: widths.append(given[0].shape[1]))
             metrics = learner.update(case["groups"], 0)
             weights = torch.cat([value.flatten() for _, value in policy.masters.rounded()])
-            found[name] = {"gradients": seen, "metrics": metrics, "weights": weights.float()}
+            found[name] = {"gradients": seen, "metrics": metrics, "weights": weights.float(), "widths": widths}
             for scored in (policy, *([reference.policy] if reference else ())):
                 if hasattr(scored.model, "unshard"):
                     assert scored.model._get_fsdp_state()._comm_ctx.post_forward_order == []  # or it would grow

@@ -117,3 +117,39 @@ def test_compiled_layers_are_sharded_like_others(engine, cases, alone, processes
     for one in found:
         gradients = one["compiled"]["gradients"]
         assert max(map(distance, gradients, alone["plain"]["gradients"])) < 1e-6
+
+
+SPLIT = [
+    "plain", "small pieces", "tied", "experts", "by trajectory", "lonely", "off-policy", "a mini-batch of nothing",
+    "reference", "entropy batch", "entropy ties", "entropy response", "recomputed", "lora", "host", "rounded",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("n", "size", "engine"),
+    [
+        (2, 2, "ddp"),
+        pytest.param(2, 2, "fsdp", marks=pytest.mark.slow),
+        pytest.param(4, 2, "ddp", marks=pytest.mark.slow),
+        pytest.param(4, 2, {"fsdp": {"replicas": 2}}, marks=pytest.mark.slow),
+        pytest.param(4, 4, "fsdp", marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_so_it_is_where_rows_lie_over_processes(n, size, engine, cases, alone, processes, tmp_path):
+    every = torch.load(cases / "cases.pt", weights_only=False)
+    for case in every.values():
+        case["update"]["sequence_parallel"] = size
+    torch.save({name: every[name] for name in SPLIT}, tmp_path / "cases.pt")
+    _, found = processes("gradients", n, tmp_path, engine=engine, places=[])
+    for name in SPLIT:
+        first, wanted = found[0][name], alone[name]
+        if n == size:  # each micro-batch is that of one process
+            assert first["widths"] == [-(-width // size) for width in wanted["widths"]], name
+        exact = name != "rounded"
+        assert len(first["gradients"]) == len(wanted["gradients"]) > 0, name
+        assert max(map(distance, first["gradients"], wanted["gradients"])) < (1e-6 if exact else 2e-2), name
+        assert first["metrics"] == pytest.approx(wanted["metrics"], rel=1e-5, abs=1e-6 if exact else 1e-2), name
+        for other in found[1:]:
+            assert other[name]["metrics"] == first["metrics"], name
+            assert torch.equal(other[name]["weights"], first["weights"]), name

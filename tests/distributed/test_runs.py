@@ -107,6 +107,8 @@ def logits(folder):
     [
         (2, {}),
         pytest.param(4, {}, marks=pytest.mark.slow),
+        (2, {"update.sequence_parallel": 2}),
+        pytest.param(4, {"engine": "fsdp", "update.sequence_parallel": 2}, marks=pytest.mark.slow),
         pytest.param(4, {"engine": "fsdp"}, marks=pytest.mark.slow),  # "saved on four" is one of these, too
         pytest.param(2, {"engine": "fsdp", "model.offload": True}, marks=pytest.mark.slow),
     ],

@@ -1,6 +1,7 @@
 import pytest
 
 from hone.planning import flops
+from hone.planning.memory import Layout, Memory
 from hone.planning.plan import Planner, hollow
 from hone.planning.work import Lengths, work
 
@@ -36,6 +37,21 @@ def test_groups_are_dealt_out_to_devices(tiny_config):
     found = work(tiny_config(prompts=10), Lengths((10,), 20), devices=4)
     assert found.prompts == 3  # of the one that has most
     assert found.sequences == 9
+
+
+def test_devices_that_compute_rows_together_have_a_part_of_them(tiny_config, gear):
+    config = tiny_config(prompts=4, update={"sequence_parallel": 2, "tokens": 80})
+    found = work(config, Lengths((10,), 20), devices=4)  # two pairs, each with two of the prompts
+    [minis] = found.minibatches
+    assert [(m.tokens, m.trained) for m in minis] == [(35, 30)] * 2  # of 10 + 3 x 20
+    assert found.sequences == 3  # sampling is dealt out to each
+    gear = gear()
+    planner = Planner(config, gear, prompt=10, response=20)
+    kept = Memory(config, planner.hollow, gear, Layout(4)).kept(minis[0])
+    [row] = minis[0].rows
+    assert kept.total == pytest.approx(planner.hollow.kept(row, packed=not gear.gpu).total / 2, abs=1)
+    with pytest.raises(ValueError, match="sequence_parallel: 2: 3 devices are no multiple"):
+        work(config, Lengths((10,), 20), devices=3)
 
 
 def test_what_the_gate_drops_is_sampled_and_not_trained(tiny_config):

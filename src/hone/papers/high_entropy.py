@@ -137,21 +137,22 @@ class HighEntropy:
         owners = torch.cat([b.trajectory[b.mask] for b in batches]) if batches else entropy.long()
         order = owners.argsort(stable=True)  # a trajectory lies in one row, its steps in a row
         weights = torch.empty_like(entropy)
-        weights[order] = self._chosen(entropy[order], owners[order], batches[0].seed if batches else 0)
+        seed, alike = (batches[0].seed, batches[0].processes) if batches else (0, 1)
+        weights[order] = self._chosen(entropy[order], owners[order], seed, alike)
         pieces = weights.split([len(part) for part in parts])
         return [
             torch.zeros_like(s.entropy).masked_scatter(b.mask, piece.to(s.entropy.dtype))
             for s, b, piece in zip(scores, batches, pieces, strict=True)
         ]
 
-    def _chosen(self, entropy: Tensor, owners: Tensor, seed: int) -> Tensor:
-        """The weights of steps ``[N]`` in order, each within its pool."""
+    def _chosen(self, entropy: Tensor, owners: Tensor, seed: int, alike: int) -> Tensor:
+        """The weights of steps ``[N]`` in order, each within its pool; so many processes have the same steps."""
         if self.pooled:
-            parts, every = ranks.gather(entropy), torch.cat(ranks.gather(owners))
-            order = every.argsort(stable=True)  # a trajectory is in one process
+            parts, every = ranks.gather(entropy, alike), torch.cat(ranks.gather(owners, alike))
+            order = every.argsort(stable=True)  # a trajectory is in one process, or in those that are alike
             weights = torch.empty_like(every, dtype=entropy.dtype)
             weights[order] = self._choose(torch.cat(parts)[order], key(seed, "pool"))
-            return weights.split([len(part) for part in parts])[ranks.index()]
+            return weights.split([len(part) for part in parts])[ranks.index() // alike]
         names, counts = owners.unique_consecutive(return_counts=True)
         if self.pool != "response":
             names, counts = names[:1], counts.sum()[None]

@@ -105,10 +105,9 @@ class Memory:
     def kept(self, micro: MicroBatch) -> Kept:
         """What the backbone keeps of a micro-batch for the backward pass."""
         kept = self.hollow.kept(_row(micro), packed=not self.hardware.gpu)
-        if not self.hardware.gpu or self.policy.compile is False:
-            return kept
-        kinds = ("total", "layer", "outside")
-        return replace(kept, **{kind: round(FUSED * getattr(kept, kind)) for kind in kinds})
+        fused = FUSED if self.hardware.gpu and self.policy.compile is not False else 1.0
+        shares = {"total": fused, "layer": fused, "outside": fused, "inputs": 1.0}
+        return replace(kept, **{kind: round(getattr(kept, kind) * of / micro.processes) for kind, of in shares.items()})
 
     @property
     def head_steps(self) -> tuple[int, int]:

@@ -77,6 +77,7 @@ class MicroBatch:
 
     Attributes:
         rows: Laid out.
+        processes: That score it together; of what follows, a part is meant that one of them has.
         tokens: Of them, padding left out.
         trained: Of these, those that get a loss.
         pairs: Of a query and a key that it sees.
@@ -84,17 +85,19 @@ class MicroBatch:
     """
 
     rows: list[Row]
+    processes: int
     tokens: int
     trained: int
     pairs: int
     parts: int
 
     @classmethod
-    def of(cls, rows: list[Row]) -> MicroBatch:
+    def of(cls, rows: list[Row], processes: int = 1) -> MicroBatch:
         """Counted."""
         trained = sum(len(s) for row in rows for b in row.branches for s in b.segments if s.train)
+        counts = sum(map(len, rows)), trained, sum(map(_pairs, rows))
         parts = sum(len(Tree.of(row, None, None).siblings) for row in rows)
-        return cls(rows, sum(map(len, rows)), trained, sum(map(_pairs, rows)), parts)
+        return cls(rows, processes, *(-(-count // processes) for count in counts), parts)
 
 
 @dataclass(frozen=True)
@@ -151,15 +154,22 @@ def work(
         packs: Whether rows are packed prefix trees; else each trajectory is a row.
         kept: Groups that the gate keeps of a step; all unless given.
         rounds: Of sampling.
+
+    Raises:
+        ValueError: If the devices do not come out even over ``update.sequence_parallel``.
     """
+    together = config.update.sequence_parallel
+    if devices % together:
+        raise ValueError(f"update.sequence_parallel: {together}: {devices} devices are no multiple; give --devices")
     prompts = -(-config.prompts // devices)
     played = list(islice(cycle(lengths.contexts), prompts))
     most = getattr(config.environment, "most_tokens", None)
     times = most(config.siblings, config.sampling) / (config.siblings * config.sampling.max_tokens) if most else 1
-    trained = islice(cycle(lengths.contexts), prompts if kept is None else -(-kept // devices))
+    learnt = -(-(config.prompts if kept is None else kept) * together // devices)
+    trained = islice(cycle(lengths.contexts), learnt)
     groups = [_group(i, context, lengths.spread(config.siblings)) for i, context in enumerate(trained)]
     cuts = [len(groups) * i // config.update.minibatches for i in range(config.update.minibatches + 1)]
-    minis = [_micro_batches(groups[a:b], config.update.tokens, packs) for a, b in pairwise(cuts)]
+    minis = [_micro_batches(groups[a:b], config.update.tokens, packs, together) for a, b in pairwise(cuts)]
     return Work(
         prompts=round(prompts * rounds),
         sequences=round(prompts * config.siblings * rounds * times),
@@ -180,9 +190,9 @@ def _group(number: int, context: int, responses: Sequence[int]) -> Group:
     return Group(task, [Trajectory(task, [prompt, answer], reward=0.0, advantage=0.0) for answer in answers])
 
 
-def _micro_batches(groups: Sequence[Group], tokens: int, packs: bool) -> list[MicroBatch]:
+def _micro_batches(groups: Sequence[Group], tokens: int, packs: bool, together: int) -> list[MicroBatch]:
     laid = collate.rows(groups, shares_context=packs, packs=packs, tokens=tokens)
-    return [MicroBatch.of(rows) for rows in collate.micro_batches(laid, tokens, packs=packs)]
+    return [MicroBatch.of(rows, together) for rows in collate.micro_batches(laid, tokens, packs=packs)]
 
 
 def _pairs(row: Row) -> int:

@@ -12,9 +12,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from hone import compiling, masks
+from hone import compiling
 from hone.checksums import checksums
-from hone.policies import copies, handover, head, layers, layout, parity, precision, tree
+from hone.policies import copies, handover, layers, layout, parity, precision, scores, sequence, tree
 from hone.policies.adapters import LoRA
 from hone.policies.chat import ChatRenderer
 from hone.policies.master import MasterWeights
@@ -210,33 +210,16 @@ class CausalLM:
 
     def score(self, batch: Batch) -> Scores:
         """Log-probabilities and entropies of the batch's masked steps, by the weights as they are now."""
-        found = (self._score or self._scored)(batch.inputs, batch.mask, batch.temperature)
+        found = (self._score or self._scored)(batch.inputs, batch.mask, batch.temperature, batch.processes)
         empty = found.new_zeros(batch.mask.shape)
         return Scores(*(empty.index_put(batch.mask.nonzero(as_tuple=True), values) for values in found))
 
-    def _scored(self, inputs: Mapping[str, Any], mask: Tensor, temperature: float) -> Tensor:
-        """The two of each masked step, ``[2, N]``."""
-        hidden = self._hidden(inputs)
-        rows, steps = mask.nonzero(as_tuple=True)
-        selected, targets = hidden[rows, inputs["previous"][rows, steps]], inputs["input_ids"][rows, steps]
-        size, kind = (self.text_config.vocab_size, self.model.dtype.itemsize), hidden.device.type
-        chunk, keep = head.budget(*size, self.head_memory_mb, kind, compiling.works(kind))
-        trained = [p for p in self.causal_lm.get_output_embeddings().parameters() if p.requires_grad]
-        how = {"parameters": trained, "chunk": chunk, "keep": keep}
-        return torch.stack(head.chunked(self.logits, selected, targets, temperature, **how))
+    def _scored(self, inputs: Mapping[str, Any], mask: Tensor, temperature: float, processes: int) -> Tensor:
+        return scores.scored(self, inputs, mask, temperature, processes)
 
-    def _hidden(self, inputs: Mapping[str, Any]) -> Tensor:
-        end, positions, mask, extra = inputs["end"], inputs["position_ids"], None, {}
-        if "tree" in inputs:
-            extra = {masks.TREE: inputs["tree"]}
-            nothing = torch.ones(1, 1, 1, dtype=torch.bool, device=end.device)  # nobody looks at it, and none is made
-            mask = masks.by_layer(self.text_config, nothing, positions[:, :1], positions[:, :1])
-        elif (end != end.amax(-1, keepdim=True)).logical_and(end > 0).any():
-            mask = masks.by_layer(self.text_config, masks.tree(end), positions, positions)
-        # Otherwise plain causal attention is right: padding comes last and is seen by nobody.
-        return self.backbone(
-            input_ids=inputs["input_ids"], position_ids=positions, attention_mask=mask, use_cache=False, **extra
-        ).last_hidden_state
+    def spread(self, processes: int) -> None:
+        """Make ready to score rows that lie over so many processes; see :func:`hone.policies.sequence.prepare`."""
+        sequence.prepare(self, processes)
 
     def parameters(self) -> list[nn.Parameter]:
         """The trainable weights in float32."""

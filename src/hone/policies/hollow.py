@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from hone import masks
-from hone.policies import layers, tree
+from hone.policies import layers, scores, tree
 from hone.policies.chat import ChatRenderer
 from hone.policies.weights import locate
 from hone.seats import Row
@@ -157,7 +157,7 @@ class Hollow:
             if packed:
                 inputs = self._inputs(row)
                 with self._fakes:
-                    self.policy._hidden(inputs)
+                    scores.hidden(self.policy, inputs)
             else:
                 with self._fakes:
                     self.policy.backbone(input_ids=torch.zeros(1, len(row), dtype=torch.int64), use_cache=False)

@@ -19,6 +19,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from hone import compiling, masks
 from hone.policies.layout import spans
+from hone.policies.sequence import Split
 from hone.seats import Row
 
 REFUSED = ("softcap", "s_aux", "position_bias")
@@ -66,11 +67,13 @@ class Tree:
         siblings: All of its steps, in their order.
         end: ``[T]`` int64: behind the last step that continues each step.
         positions: ``[T]`` int64.
+        split: How its steps lie over processes; None for all of them here.
     """
 
     siblings: list[Siblings]
     end: Tensor
     positions: Tensor
+    split: Split | None = None
     _masks: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -115,8 +118,9 @@ def attention(
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     if strange := [name for name in REFUSED if kwargs.get(name) is not None]:
         raise ValueError(f"attention with {', '.join(strange)} is not known over trees")
-    over = by_blocks if query.is_cuda else by_siblings
-    return over(tree, query, key, value, kwargs.get("scaling"), kwargs.get("sliding_window")), None
+    over = partial(by_blocks if query.is_cuda else by_siblings, tree)
+    over = partial(over, scale=kwargs.get("scaling"), window=kwargs.get("sliding_window"))
+    return (tree.split.attend(over, query, key, value) if tree.split else over(query, key, value)), None
 
 
 def by_siblings(
