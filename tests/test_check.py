@@ -248,6 +248,11 @@ def test_the_miniature_is_small_and_leaves_nothing(check, monkeypatch, tmp_path)
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
+def test_what_wants_several_processes_is_tried_in_one(check):
+    fine, text = check(update={"sequence_parallel": 2})
+    assert fine, text
+
+
 def test_it_works_where_an_event_loop_runs(check):
     async def cell():
         return check(verifier=parts.Echo())

@@ -235,6 +235,7 @@ def _miniature(config: Config, tasks: Sequence[Task]) -> str:
                 "tasks": _Few(tasks),
                 "stages": {},
                 "sampling": replace(config.sampling, max_tokens=min(8, config.sampling.max_tokens)),
+                "update": replace(config.update, sequence_parallel=1),
                 "steps": 1,
                 "prompts": min(2, config.prompts),
                 "siblings": min(2, config.siblings),

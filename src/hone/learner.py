@@ -74,12 +74,20 @@ class Learner:
         self._norms: list[float] = []
         """Gradient norms of the last steps that were taken."""
         self._told = False
-        self._together = update.sequence_parallel
-        if self._together > 1:
-            if not hasattr(policy, "spread"):
-                raise ValueError(f"update.sequence_parallel: a {type(policy).__name__} cannot lie over processes")
-            policy.spread(self._together)
         self._schedule(began=0)
+
+    @property
+    def settings(self) -> UpdateConfig:
+        """Which may be others from a step on."""
+        return self._settings
+
+    @settings.setter
+    def settings(self, update: UpdateConfig) -> None:
+        if update.sequence_parallel > 1:
+            if not hasattr(self.policy, "spread"):
+                raise ValueError(f"update.sequence_parallel: a {type(self.policy).__name__} cannot be spread")
+            self.policy.spread(update.sequence_parallel)
+        self._settings = update
 
     def update(self, groups: Sequence[Group], step: int) -> dict[str, float]:
         """Train on the groups, and return the means of the objective's metrics over all micro-batches."""
@@ -146,9 +154,10 @@ class Learner:
     def _batches(self, groups: Sequence[Group]) -> list[Batch]:
         """The micro-batches of this process."""
         how = {"tokens": self.settings.tokens, "temperature": self.temperature}
-        hand, hands = ranks.index() // self._together, ranks.count() // self._together
+        together = self.settings.sequence_parallel
+        hand, hands = ranks.index() // together, ranks.count() // together
         own = collate.share(groups, self.policy, **how, hand=hand, hands=hands)
-        return [replace(batch, processes=self._together) for batch in own]
+        return [replace(batch, processes=together) for batch in own]
 
     def _tell_waste(self, groups: Sequence[Group]) -> None:
         """Say once that most of the work is done several times over."""
@@ -170,7 +179,8 @@ class Learner:
     def _step(self, micro_batches: Sequence[Batch], meter: Meter, seed: int) -> None:
         """One optimiser step: sum gradients over micro-batches and processes, divide once by the summed weight."""
         own = self._backward(micro_batches, meter, seed)
-        total, weight = ranks.summed(*(own if ranks.index() % self._together == 0 else (0.0, 0.0)))
+        counts = ranks.index() % self.settings.sequence_parallel == 0  # of those that computed the same
+        total, weight = ranks.summed(*(own if counts else (0.0, 0.0)))
         if self.engine is not None:
             self.engine.reduce(self.policy.parameters())
         parameters = [p for p in self.policy.parameters() if p.grad is not None]

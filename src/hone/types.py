@@ -278,7 +278,7 @@ class Batch:
 
 @dataclass
 class Scores:
-    """By the policy as it is now, in nats at the sampling temperature: ``[B, T]`` float32, 0 outside the batch's mask."""
+    """By the policy as it is now, in nats at the sampling temperature: ``[B, T]`` float32, 0 outside the mask."""
 
     logprobs: Tensor
     entropy: Tensor

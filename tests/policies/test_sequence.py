@@ -1,12 +1,16 @@
 """Which parts of a row lie where, and what cannot be spread; that gradients stay is in tests/distributed."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hone import ranks
+from hone.learner import Learner
 from hone.policies.sequence import Split
+from hone.sections import OptimizerConfig, UpdateConfig
 
 
 @given(st.integers(1, 40), st.integers(1, 6))
@@ -46,6 +50,14 @@ def test_what_cannot_be_spread_is_refused(kind, config, size, message, tiny_poli
     monkeypatch.setattr(ranks, "count", lambda: 16 if size == 16 else 4)
     with pytest.raises(ValueError, match=message):
         policy.spread(size)
+
+
+def test_another_policy_is_refused_when_its_stage_begins():
+    policy = SimpleNamespace(parameters=lambda: [torch.nn.Parameter(torch.zeros(1))])
+    learner = Learner(policy, None, OptimizerConfig(), UpdateConfig(), steps=1, temperature=1.0)
+    with pytest.raises(ValueError, match="sequence_parallel: a SimpleNamespace cannot be spread"):
+        learner.settings = UpdateConfig(sequence_parallel=2)
+    assert learner.settings == UpdateConfig()
 
 
 def test_models_whose_branches_are_not_shared_are_refused(tiny_policy, monkeypatch):
