@@ -12,13 +12,13 @@ LAUNCHERS = {
 }
 
 
-def launched(launcher, *arguments):
+def launched(launcher, *arguments, module="hone.cli", timeout=120):
     """How it ends in two processes."""
     paths = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     return subprocess.run(
-        [sys.executable, "-m", *LAUNCHERS[launcher].split(), "-m", "hone.cli", *arguments],
+        [sys.executable, "-m", *LAUNCHERS[launcher].split(), "-m", module, *arguments],
         env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=timeout,
     )

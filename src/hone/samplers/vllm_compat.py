@@ -114,9 +114,11 @@ class Engine:
     Args:
         folder: With a model's configuration and tokenizer.
         arguments: Of vLLM's ``EngineArgs``, beside those that hone needs.
+        joined: Whether this is one of several processes that have joined, in torchrun's environment. All of them have
+            to start an engine at once, for vLLM makes its groups with them; then each is by itself.
     """
 
-    def __init__(self, folder: str, arguments: Mapping[str, Any]) -> None:
+    def __init__(self, folder: str, arguments: Mapping[str, Any], joined: bool = False) -> None:
         quietly()
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         if arguments.get("logits_processors"):
@@ -126,6 +128,9 @@ class Engine:
 
         own = {"model": folder, "load_format": "dummy", "seed": 0, "disable_log_stats": True}
         own |= {"logprobs_mode": "processed_logprobs", "generation_config": "vllm"} | _platform()
+        if joined:
+            own["distributed_executor_backend"] = "external_launcher"  # each engine has the device of LOCAL_RANK
+            _spare_the_run()
         self._engine = LLMEngine.from_engine_args(EngineArgs(**{**own, **arguments}))
         self._live: set[str] = set()
 
@@ -202,6 +207,18 @@ class Engine:
         self._engine.engine_core.shutdown()
         self._engine = None
         cleanup_dist_env_and_memory()
+
+
+def _spare_the_run() -> None:
+    """Have vLLM, wherever it ends an engine, take down the groups that it made, and not the one that it has found."""
+    from vllm.distributed import parallel_state
+
+    def destroy() -> None:
+        if parallel_state._WORLD is not None:
+            parallel_state._WORLD.destroy()
+        parallel_state._WORLD = parallel_state._NODE_COUNT = None
+
+    parallel_state.destroy_distributed_environment = destroy
 
 
 def serving(

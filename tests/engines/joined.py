@@ -1,0 +1,87 @@
+"""What processes that have joined see of their engines: torchrun starts this with a job, a model and a folder."""
+
+import sys
+import time
+from pathlib import Path
+
+import torch
+from engine_parts import ENGINE, context, run, tokens
+
+from hone import ranks, runtime
+from hone.build import build
+from hone.policies.causal_lm import CausalLM
+from hone.samplers import vllm_compat
+from hone.samplers.vllm_engine import VLLMSampler
+from hone.seats import SamplingParams
+
+GROWN = 1.05
+"""What an update does to every weight."""
+
+
+def requests():
+    """Those of odd places are ten times as long, so that engines in step would wait for each other for ever."""
+    return [(context(3 + i, seed=i), SamplingParams(seed=i, max_tokens=40 if i % 2 else 4)) for i in range(8)]
+
+
+def played(sampler, policy, chosen):
+    """What the engine samples by the first weights, by others, by these after it has ended and begun again."""
+
+    def take():
+        sampler.sync(policy)
+        return [tokens(made) for made in run(sampler, *chosen)]
+
+    first = take()
+    with torch.no_grad():
+        for weight in policy.parameters():
+            weight.mul_(GROWN)
+    policy.advance()
+    second = take()
+    sampler.close()
+    return first, second, take()
+
+
+def share(model, engine):
+    """This process's half of the samples, the whole weights that its engine has, and whether all can still talk."""
+    policy, sampler = CausalLM(path=model, dtype="float32"), VLLMSampler(engine=ENGINE, check_every=1)
+    build("engine", engine).load(policy, torch.device("cpu"))
+    found = played(sampler, policy, requests()[ranks.index() :: ranks.count()])
+    sampler.close()
+    return {"played": found, "fingerprint": sampler.fingerprint(), "met": ranks.each(ranks.index)}
+
+
+def refused(model, engine):
+    """What comes of a sync, and after how many seconds."""
+    policy, sampler = CausalLM(path=model, dtype="float32"), VLLMSampler(engine=engine)
+    policy.load(torch.device("cpu"))
+    began = time.monotonic()
+    try:
+        sampler.sync(policy)
+    except Exception as error:
+        return {"error": f"{type(error).__name__}: {error}", "seconds": time.monotonic() - began}
+    finally:
+        sampler.close()
+
+
+def shares(model):
+    return {engine: share(model, engine) for engine in ("ddp", "fsdp")}
+
+
+def refusals(model):
+    """In the end the second fails while the first waits for it inside vLLM."""
+    from vllm.v1.worker.cpu_worker import CPUWorker
+
+    def load_model(self, *args, **kwargs):
+        raise MemoryError("the cat sat on the GPU")
+
+    found = {"parallel": refused(model, {"tensor_parallel_size": 2})}
+    if ranks.index():
+        vllm_compat.free_memory = lambda device: (2 << 30, 10 << 30)
+        CPUWorker.load_model = load_model
+    return found | {"memory": refused(model, {}), "load": refused(model, ENGINE)}
+
+
+if __name__ == "__main__":
+    job, model, folder = sys.argv[1:]
+    with runtime.joined("cpu", 60.0):
+        torch.save(globals()[job](model), Path(folder, f"{ranks.index()}.pt"))
+        ranks.each(lambda: None)
