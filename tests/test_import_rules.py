@@ -24,7 +24,7 @@ ROOMS = [
     | {"engines"},
     {"collect", "learner", "checkpoint", "session", "folder", "origin", "trainer", "runtime", "report"}
     | {"meter", "recovery", "interrupt", "judging", "sharing", "snapshot", "planning", "ahead", "coming"},
-    {"registry", "parts", "build", "document", "config", "schema", "order", "check"}
+    {"registry", "parts", "build", "document", "config", "schema", "order", "check", "miniature"}
     | {"candidates", "changes", "ledger", "evaluation", "scoring", "fitting", "serving"},
     {"cli", "commands"},
 ]

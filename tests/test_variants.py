@@ -30,8 +30,22 @@ eval:
     sampling: {{temperature: 1.0}}
 """
 VERIFIER = """
+import hone
+
+
 def even(task, trajectory):
     return float(sum(map(ord, trajectory.response)) % 2 == 0)
+
+
+@hone.settings
+class Deaf:
+    training = "exact"
+
+    def bind(self, renderer):
+        raise LookupError("this tokenizer has no word for wait")
+
+    def __call__(self, rows, logits):
+        return logits
 """
 
 
@@ -146,3 +160,38 @@ def test_processes_wait_for_the_servers_of_a_variant_too(here, patience, limits)
     server = f"{{vllm_server: {{exchange: out, patience: {patience}}}}}"
     config = load_evaluation("tiny.yaml", [f"variants={{far: {{sampler: {server}}}}}"])
     assert runtime.limits(config) == limits
+
+
+@pytest.fixture
+def checked(here, monkeypatch, capsys):
+    """``checked(*overrides) -> (status, what `hone check` tells of each variant)``, with one adversarial answer."""
+    from hone import check
+
+    monkeypatch.setattr(check, "adversarial", lambda: {"empty": ""})
+
+    def checked(*overrides):
+        status = main(["check", "tiny.yaml", *overrides])
+        out, err = capsys.readouterr()
+        assert not err
+        assert "tried as `hone eval` reads it" in out
+        marks = [line.split(maxsplit=1) for line in out.splitlines() if " variants." in line]
+        return status, {told.partition(":")[0]: (mark, told.partition(": ")[2]) for mark, told in marks}
+
+    return checked
+
+
+def test_a_check_tries_each_of_them(checked):
+    status, told = checked("variants.twin={sampler.native.max_sequences: 64}", "sampler.native.max_sequences=64")
+    assert status == 0
+    assert told.pop("variants.twin") == ("note", "it answers as the configuration itself does")
+    assert told == {
+        f"variants.{name}": ("ok", f"2 answers of a miniature, {tokens} tokens")  # of 8 each, of which 8 are imposed
+        for name, tokens in (("same", 16), ("forced", 16), ("asked", 16))
+    }
+
+
+def test_a_check_names_the_variant_that_cannot_answer(checked):
+    status, told = checked("variants.forced={sampler.native.processors: [variant_parts:Deaf]}")
+    assert status == 1
+    assert told["variants.forced"] == ("FAIL", "LookupError: this tokenizer has no word for wait")
+    assert told["variants.same"][0] == told["variants.asked"][0] == "ok"

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from hone import miniature
 from hone.config import Config
-from hone.hooks.log import Log
-from hone.math.gates import everything
+from hone.miniature import Skipped
 from hone.order import order
 from hone.seats import TaskSource, Verifier
-from hone.trainer import Trainer
-from hone.types import Group, Score, Segment, Task, Trajectory
+from hone.types import Score, Segment, Task, Trajectory
 from hone.verifiers.pool import VerifierPool
 from hone.verifiers.probes import adversarial
 
@@ -30,7 +27,9 @@ TASKS = 3
 
 
 def check(config: Config, console: Console | None = None) -> bool:
-    """Print the arithmetic of a run, judge golden and adversarial answers, and train a miniature for one step.
+    """Print the arithmetic of a run, judge golden and adversarial answers, train a miniature, and have it answer.
+
+    It is trained for one step, and answers a few tasks in every variant.
 
     Args:
         config: Its task sources are read from.
@@ -46,12 +45,9 @@ def check(config: Config, console: Console | None = None) -> bool:
     fine = _try(console, _reading(config, tasks))
     if training := tasks.get(id(config.tasks)):  # else nothing more can be tried
         judging = [step for each in _judges(config, tasks) for step in each.steps()]
-        fine &= _try(console, [*judging, ("one step of a miniature", lambda: _miniature(config, training))])
+        fine &= _try(console, [*judging, ("one step of a miniature", partial(miniature.step, config, training))])
+        fine &= _try(console, _variants(config, tasks))
     return fine
-
-
-class _Skipped(Exception):
-    """There is nothing to try."""
 
 
 class _Note(str):
@@ -65,7 +61,7 @@ def _try(console: Console, steps: Iterable[tuple[str, Callable[[], str]]]) -> bo
         try:
             found = step()
             mark = "[yellow]note[/]" if isinstance(found, _Note) else "[green]ok[/]  "
-        except _Skipped as reason:
+        except Skipped as reason:
             found, mark = str(reason), "[yellow]skip[/]"
         except Exception as error:
             fine = False
@@ -119,6 +115,19 @@ def _reading(config: Config, tasks: dict[int, list[Task]]) -> Iterator[tuple[str
             yield f"tasks{place}", partial(_tasks, source, tasks)
 
 
+def _variants(config: Config, tasks: Mapping[int, list[Task]]) -> Iterator[tuple[str, Callable[[], str]]]:
+    """Have the miniature answer what evaluations ask, in every variant."""
+    for name in config.variants:
+        yield f"variants.{name}", partial(_variant, config, name, tasks)
+
+
+def _variant(config: Config, name: str, tasks: Mapping[int, list[Task]]) -> str:
+    variant = config.every_variant()[name]
+    if variant.sampler == config.sampler and variant.environment == config.environment:
+        return _Note("it answers as the configuration itself does")
+    return miniature.answers(variant, tasks)
+
+
 def _tasks(source: TaskSource, tasks: dict[int, list[Task]]) -> str:
     """Take the first few, and leave the source as it was."""
     cursor = source.state_dict()
@@ -150,7 +159,7 @@ class _Judged:
         answers = [(task, example(task)) for task in self.tasks] if example else []
         known = [(task, text) for task, text in answers if text is not None]
         if not known:
-            raise _Skipped("this verifier gives no examples of right answers")
+            raise Skipped("this verifier gives no examples of right answers")
         for (task, text), score in zip(known, self.judge(known)[0], strict=True):
             if score.error or score.value < 1:
                 raise ValueError(f"task {task.id!r}: the right answer {text!r} scored {score.value} ({score.error})")
@@ -194,64 +203,3 @@ def _judges(config: Config, tasks: Mapping[int, list[Task]]) -> list[_Judged]:
             found.append(judge := _Judged(verifier, f"verifier{place}", config.verification.pool))
         judge.tasks += [task for task in tasks.get(id(source), ()) if all(task is not other for other in judge.tasks)]
     return [each for each in found if each.tasks]
-
-
-def _alternate(groups: Sequence[Group]) -> None:
-    for group in groups:
-        for i, trajectory in enumerate(group):
-            trajectory.advantage = 1.0 - 2.0 * (i % 2)
-
-
-class _Few:
-    """The tasks at hand, over and over: a miniature is not to move, bind or fill the sources of the run."""
-
-    def __init__(self, tasks: Sequence[Task]) -> None:
-        self._tasks, self._cursor = tasks, 0
-
-    def __iter__(self) -> Iterator[Task]:
-        return self
-
-    def __next__(self) -> Task:
-        self._cursor += 1
-        return self._tasks[(self._cursor - 1) % len(self._tasks)]
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"cursor": self._cursor}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._cursor = state["cursor"]
-
-
-def _miniature(config: Config, tasks: Sequence[Task]) -> str:
-    shrink = getattr(config.model, "miniature", None)
-    if shrink is None:
-        raise _Skipped("this policy has no miniature")
-    if hasattr(config.sampler, "urls"):
-        raise _Skipped("the sampler's servers have the model of the run")
-    with tempfile.TemporaryDirectory() as folder:
-        small = config.model_copy(
-            update={
-                "model": shrink(Path(folder, "model")),
-                "tasks": _Few(tasks),
-                "stages": {},
-                "sampling": replace(config.sampling, max_tokens=min(8, config.sampling.max_tokens)),
-                "update": replace(config.update, sequence_parallel=1),
-                "steps": 1,
-                "prompts": min(2, config.prompts),
-                "siblings": min(2, config.siblings),
-                "max_rounds": 1,
-                "gate": everything,
-                "advantage": _alternate,  # so that there is a gradient, whatever the miniature babbles
-                "eval": {},
-                "hooks": [],
-                "folder": str(Path(folder, "run")),
-                "device": "cpu",
-            }
-        )
-        small._stages = {}
-        trainer = Trainer(small)
-        trainer.hooks = [Log(tensorboard=False)]
-        metrics = trainer.fit().metrics[-1]
-    norm = f"sampled {metrics['tokens/sampled']} tokens, gradient norm {metrics.get('grad_norm', 0.0):.3g}"
-    terms = {name.partition("/")[2]: value for name, value in metrics.items() if name.startswith("loss/")}
-    return norm + "".join(f"; {name} adds {value:.3g} to the loss" for name, value in terms.items())

@@ -47,12 +47,19 @@ def _fit(config, **how) -> int:
 
 
 def check(chosen: argparse.Namespace) -> int:
-    """Try a configuration out; 1 if something failed."""
+    """Try a configuration out, of a run or of an evaluation; 1 if something failed."""
     from hone.check import check
     from hone.config import load_config
+    from hone.evaluation import load_evaluation
+    from hone.registry import ConfigError
 
     _quiet_libraries()
-    return 0 if check(load_config(chosen.config, chosen.overrides)) else 1
+    try:
+        config = load_config(chosen.config, chosen.overrides)
+    except ConfigError:
+        config = load_evaluation(chosen.config, chosen.overrides)  # or it says what is wrong
+        print("there is nothing to train on: tried as `hone eval` reads it, with the tasks of its first evaluation")
+    return 0 if check(config) else 1
 
 
 def plan(chosen: argparse.Namespace) -> int:
