@@ -1,7 +1,6 @@
-"""What processes that have joined see of their engines: torchrun starts this with a job, a model and a folder."""
+"""What processes that have joined see of their engines: torchrun starts this with a model, a folder and jobs."""
 
 import sys
-import time
 from pathlib import Path
 
 import torch
@@ -50,38 +49,40 @@ def share(model, engine):
 
 
 def refused(model, engine):
-    """What comes of a sync, and after how many seconds."""
+    """What a sync says of these settings."""
     policy, sampler = CausalLM(path=model, dtype="float32"), VLLMSampler(engine=engine)
     policy.load(torch.device("cpu"))
-    began = time.monotonic()
     try:
         sampler.sync(policy)
-    except Exception as error:
-        return {"error": f"{type(error).__name__}: {error}", "seconds": time.monotonic() - began}
+    except ValueError as error:
+        return str(error)
     finally:
         sampler.close()
 
 
-def shares(model):
-    return {engine: share(model, engine) for engine in ("ddp", "fsdp")}
-
-
 def refusals(model):
-    """In the end the second fails while the first waits for it inside vLLM."""
+    """What both are told of settings, and of what only one of them cannot do."""
+    found = [refused(model, {"tensor_parallel_size": 2})]
+    if ranks.index():
+        vllm_compat.free_memory = lambda device: (2 << 30, 10 << 30)
+    return [*found, refused(model, {})]
+
+
+def fails(model):
+    """The second cannot load while the first waits for it inside vLLM."""
     from vllm.v1.worker.cpu_worker import CPUWorker
 
     def load_model(self, *args, **kwargs):
         raise MemoryError("the cat sat on the GPU")
 
-    found = {"parallel": refused(model, {"tensor_parallel_size": 2})}
     if ranks.index():
-        vllm_compat.free_memory = lambda device: (2 << 30, 10 << 30)
         CPUWorker.load_model = load_model
-    return found | {"memory": refused(model, {}), "load": refused(model, ENGINE)}
+    refused(model, ENGINE)
 
 
 if __name__ == "__main__":
-    job, model, folder = sys.argv[1:]
+    model, folder, *jobs = sys.argv[1:]
     with runtime.joined("cpu", 60.0):
-        torch.save(globals()[job](model), Path(folder, f"{ranks.index()}.pt"))
-        ranks.each(lambda: None)
+        for job in jobs:
+            torch.save(globals()[job](model), Path(folder, f"{job}-{ranks.index()}.pt"))
+            ranks.each(lambda: None)

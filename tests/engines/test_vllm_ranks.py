@@ -17,41 +17,46 @@ from hone import checkpoint
 pytestmark = pytest.mark.vllm
 
 
-@pytest.fixture
-def both(tiny_folder, tmp_path, monkeypatch):
-    """``both(job)``: what each of two processes found in a job of ``joined.py``."""
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
-
-    def do(job):
-        model = tiny_folder("llama", **WIDE)
-        done = launched("torchrun", job, model, str(tmp_path), module="joined", timeout=300)
-        assert done.returncode == 0, done.stderr[-3000:]
-        return [torch.load(tmp_path / f"{place}.pt", weights_only=False) for place in range(2)]
-
-    return do
+@pytest.fixture(scope="module")
+def two(tiny_folder, tmp_path_factory):
+    """What each of two processes found in the jobs of ``joined.py``, by name, and how both ended in the last."""
+    folder = tmp_path_factory.mktemp("two")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
+        jobs = (tiny_folder("llama", **WIDE), str(folder), "shares", "refusals", "fails")
+        ended = launched("torchrun", *jobs, module="joined", timeout=300)
+    return {path.stem: torch.load(path) for path in folder.glob("*.pt")}, ended
 
 
-def test_each_engine_has_the_whole_weights_and_samples_by_itself(both, vllm_policy, vllm_sampler):
-    found = both("shares")
-    policy, requests = vllm_policy(), joined.requests()
+@pytest.mark.parametrize("engine", ["ddp", "fsdp"])
+def test_each_engine_has_the_whole_weights_and_samples_by_itself(two, engine, vllm_policy, vllm_sampler):
+    halves = [two[0][f"shares-{place}"][engine] for place in range(2)]
+    policy = vllm_policy()
     sampler = vllm_sampler(policy)
-    alone = joined.played(sampler, policy, requests)
+    alone = joined.played(sampler, policy, joined.requests())
     assert alone[0] != alone[1] == alone[2]
-    for engine in ("ddp", "fsdp"):
-        halves = [one[engine] for one in found]
-        for mine, theirs in zip(alone, zip(*(half["played"] for half in halves), strict=True), strict=True):
-            assert [mine[0::2], mine[1::2]] == list(theirs)
-        assert all(half["fingerprint"] == sampler.fingerprint() for half in halves)
-        assert all(half["met"] == [0, 1] for half in halves)  # the run's own group outlives the engines
+    for mine, theirs in zip(alone, zip(*(half["played"] for half in halves), strict=True), strict=True):
+        assert [mine[0::2], mine[1::2]] == list(theirs)
+    assert all(half["fingerprint"] == sampler.fingerprint() for half in halves)
+    assert all(half["met"] == [0, 1] for half in halves)  # the run's own group outlives the engines
 
 
-def test_what_one_process_cannot_do_ends_all_at_once(both):
-    for found in both("refusals"):
-        assert "engine.tensor_parallel_size: an engine in this process has its one" in found["parallel"]["error"]
-        wanted = "memory = 0.4 in each of 2 processes: of the 10.0 GiB of cpu, 2.0 GiB are free; set it to at most 0.1"
-        assert found["memory"]["error"] == f"ValueError: sampler.vllm.{wanted}"
-        assert found["load"]["error"] == "MemoryError: the cat sat on the GPU"
-        assert found["load"]["seconds"] < 60  # and not after sampler.vllm.patience
+def test_what_one_process_cannot_do_is_told_in_both(two):
+    for place in range(2):
+        parallel, memory = two[0][f"refusals-{place}"]
+        assert "engine.tensor_parallel_size: an engine in this process has its one device" in parallel
+        assert memory == (
+            "sampler.vllm.memory = 0.4 in each of 2 processes: of the 10.0 GiB of cpu, 2.0 GiB are free; "
+            "set it to at most 0.1"
+        )  # though only the second has so little
+
+
+def test_an_engine_that_does_not_start_ends_the_others(two):
+    found, ended = two
+    assert not any(name.startswith("fails") for name in found)
+    assert ended.returncode == 1
+    assert "MemoryError: the cat sat on the GPU" in ended.stderr
+    assert "did not end within" not in ended.stderr  # what the first waited for, it did not wait for long
 
 
 @pytest.mark.parametrize(("engine", "lag"), [("ddp", 0), ("fsdp", 0), ("fsdp", 1)])

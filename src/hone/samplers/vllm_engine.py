@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import wait
+from contextlib import suppress
 from dataclasses import field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -105,7 +106,8 @@ class VLLMSampler(VLLMSettings):
             self._engine = self._call(start, "starting vLLM", lambda: ranks.several() and ranks.posted(failed))
         except BaseException:
             if ranks.several():
-                ranks.post(failed, None)
+                with suppress(RuntimeError):  # the first process may have ended, and then all hear of that
+                    ranks.post(failed, None)
             raise
         if self._engine is None:
             return
