@@ -24,7 +24,7 @@ def two(tiny_folder, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
         jobs = (tiny_folder("llama", **WIDE), str(folder), "shares", "refusals", "fails")
-        ended = launched("torchrun", *jobs, module="joined", timeout=300)
+        ended = launched("torchrun", *jobs, module="joined", timeout=500)
     return {path.stem: torch.load(path) for path in folder.glob("*.pt")}, ended
 
 
@@ -69,7 +69,7 @@ def test_several_processes_train_as_one(tiny_folder, tmp_path, engine, lag):
         made = parts.settings(tiny_folder("llama", **WIDE), tmp_path / f"{several}", **settings)
         (tmp_path / "config.yaml").write_text(yaml.safe_dump(made))
         if several:
-            done = launched("torchrun", "train", str(tmp_path / "config.yaml"), timeout=300)
+            done = launched("torchrun", "train", str(tmp_path / "config.yaml"), timeout=500)
             assert done.returncode == 0, done.stderr[-3000:]
             found.append(hone.Run(made["folder"]))
         else:

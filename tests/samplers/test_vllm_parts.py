@@ -131,12 +131,25 @@ def test_a_server_that_others_reach_wants_a_key(tiny_model_path, monkeypatch):
         serve(config, "127.0.0.1", 8000)
 
 
-def test_several_processes_are_told_that_vllm_in_this_one_samples_for_one(monkeypatch):
-    sampler = VLLMSampler()
-    sampler._refuse_device(torch.device("cpu"))
+def test_each_process_has_the_device_of_its_place_and_a_part_of_the_memory(monkeypatch):
+    monkeypatch.setattr(vllm_compat, "free_memory", lambda device: (45 << 30, 100 << 30))
+    sampler, cpu, second = VLLMSampler(memory=0.4), torch.device("cpu"), torch.device("cuda", 1)
+    sampler._refuse_device(cpu, 1)
+    with pytest.raises(ValueError, match=r"0.4 in each of 2 processes: .* 45.0 GiB are free; .* at most 0.22$"):
+        sampler._refuse_device(cpu, 2)
+    with pytest.raises(ValueError, match="device = cuda:1: vLLM in this process"):
+        sampler._refuse_device(second, 2)
     monkeypatch.setattr(ranks, "several", lambda: True)
-    with pytest.raises(ValueError, match="one training process, and this run has several; take sampler: vllm_server"):
-        sampler._refuse_device(torch.device("cpu"))
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    sampler._refuse_device(second, 2)  # each engine has a device of its own
+    with pytest.raises(ValueError, match="device = cuda:0"):
+        sampler._refuse_device(torch.device("cuda", 0), 2)
+
+
+@pytest.mark.parametrize("name", ["tensor_parallel_size", "pipeline_parallel_size", "distributed_executor_backend"])
+def test_an_engine_over_several_devices_is_a_servers(name):
+    with pytest.raises(ValueError, match=rf"sampler\.vllm\.engine\.{name}: .*take sampler: vllm_server"):
+        VLLMSampler(engine={name: 2})._refuse_device(torch.device("cpu"), 1)
 
 
 def test_a_policy_that_gives_no_weights_is_refused():

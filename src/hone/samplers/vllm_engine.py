@@ -88,6 +88,8 @@ class VLLMSampler(VLLMSettings):
         if self._policy is not None and policy.renderer is self._policy.renderer:  # the same, or a copy of it
             return
         self.close()
+        vllm_compat.require()
+        vllm_compat.refuse_unknown(self.engine, WHERE)
 
     def _start(self, policy: Any) -> None:
         """Start the engine; where that fails in another process, come back without, for that one says why."""
@@ -117,8 +119,6 @@ class VLLMSampler(VLLMSettings):
 
     def _refuse_device(self, device: Any, here: int) -> None:
         """Before weights are loaded a second time; ``here`` processes are on this machine."""
-        vllm_compat.require()
-        vllm_compat.refuse_unknown(self.engine, WHERE)
         own = launcher.local_place() if ranks.several() else 0
         if device.type not in ("cpu", "cuda") or device.index not in (None, own):
             raise ValueError(f"device = {device}: vLLM in this process runs on the CPU or the first GPU that it sees")
