@@ -39,13 +39,16 @@ def played(sampler, policy, chosen):
     return first, second, take()
 
 
-def share(model, engine):
-    """This process's half of the samples, the whole weights that its engine has, and whether all can still talk."""
-    policy, sampler = CausalLM(path=model, dtype="float32"), VLLMSampler(engine=ENGINE, check_every=1)
-    build("engine", engine).load(policy, torch.device("cpu"))
-    found = played(sampler, policy, requests()[ranks.index() :: ranks.count()])
-    sampler.close()
-    return {"played": found, "fingerprint": sampler.fingerprint(), "met": ranks.each(ranks.index)}
+def shares(model):
+    """This process's half of the samples, the weights that its engine has, and whether all can still talk after it."""
+    found = {}
+    for engine in ("ddp", "fsdp"):
+        policy, sampler = CausalLM(path=model, dtype="float32"), VLLMSampler(engine=ENGINE, check_every=1)
+        build("engine", engine).load(policy, torch.device("cpu"))
+        halves = played(sampler, policy, requests()[ranks.index() :: ranks.count()])
+        sampler.close()
+        found[engine] = {"played": halves, "fingerprint": sampler.fingerprint(), "met": ranks.each(ranks.index)}
+    return found
 
 
 def refused(model, engine):
