@@ -19,7 +19,7 @@ class VLLMSettings:
     Attributes:
         max_sequences: Most sequences decoded together; the others wait.
         context: Most tokens of a context and its continuation; None for as many as the model has positions.
-        memory: Fraction of a device's memory, of the host's on a CPU, for the engine's weights and cache.
+        memory: Fraction of a device's memory, of the host's on a CPU, for the weights and cache of each engine.
         engine: Further arguments of vLLM's ``EngineArgs``, as they are: ``enforce_eager``, ``kv_cache_dtype``,
             ``kv_cache_memory_bytes``, ``max_num_batched_tokens``, ``speculative_config``, ``quantization``; of a server
             ``tensor_parallel_size`` too.
