@@ -173,7 +173,7 @@ def checked(here, monkeypatch, capsys):
         status = main(["check", "tiny.yaml", *overrides])
         out, err = capsys.readouterr()
         assert not err
-        assert "tried as `hone eval` reads it" in out
+        assert ("tried as `hone eval` reads it" in out) == (not any(given.startswith("tasks=") for given in overrides))
         marks = [line.split(maxsplit=1) for line in out.splitlines() if " variants." in line]
         return status, {told.partition(":")[0]: (mark, told.partition(": ")[2]) for mark, told in marks}
 
@@ -195,3 +195,9 @@ def test_a_check_names_the_variant_that_cannot_answer(checked):
     assert status == 1
     assert told["variants.forced"] == ("FAIL", "LookupError: this tokenizer has no word for wait")
     assert told["variants.same"][0] == told["variants.asked"][0] == "ok"
+
+
+def test_a_check_says_that_nothing_is_asked_of_them(checked):
+    status, told = checked("tasks=loop_parts:Letters", "verifier=variant_parts:even", "eval={}")
+    assert status == 0
+    assert told["variants.asked"] == ("skip", "there is no evaluation that asks it anything")

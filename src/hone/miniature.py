@@ -42,23 +42,23 @@ def step(config: Config, tasks: Sequence[Task]) -> str:
 
 
 def answers(config: Config, tasks: Mapping[int, Sequence[Task]]) -> str:
-    """Have it answer a task of every evaluation, or of training where there are none; what came of it.
+    """Have it answer a task of every evaluation; what came of it.
 
     Args:
         config: A variant.
         tasks: By the identity of their source.
 
     Raises:
-        Skipped: If there can be no miniature.
+        Skipped: If there can be no miniature, or nothing is asked.
     """
+    if not config.eval:
+        raise Skipped("there is no evaluation that asks it anything")
     groups: list[Group] = []
     with _shrunk(config, tasks[id(config.tasks)]) as small, Session(small) as session:
         for part in config.eval.values():
             if asked := tasks.get(id(part.tasks), ())[:1]:
                 how = (min(2, part.siblings), _short(part.sampling), part.verifier, part.environment)
                 groups += session.play(asked, *how)
-        if not config.eval:
-            groups += session.play(tasks[id(config.tasks)][:1], small.siblings, small.sampling)
     refuse_without_verdict(groups)
     return f"{sum(map(len, groups))} answers of a miniature, {sum(group.generated for group in groups)} tokens"
 

@@ -46,8 +46,10 @@ def shares(model):
         policy, sampler = CausalLM(path=model, dtype="float32"), VLLMSampler(engine=ENGINE, check_every=1)
         build("engine", engine).load(policy, torch.device("cpu"))
         halves = played(sampler, policy, requests()[ranks.index() :: ranks.count()])
+        worker = sampler._engine._engine.model_executor.driver_worker.worker
         sampler.close()
         found[engine] = {"played": halves, "fingerprint": sampler.fingerprint(), "met": ranks.each(ranks.index)}
+        found[engine]["device"] = worker.local_rank  # where there are GPUs
     return found
 
 

@@ -39,6 +39,7 @@ def test_each_engine_has_the_whole_weights_and_samples_by_itself(two, engine, vl
         assert [mine[0::2], mine[1::2]] == list(theirs)
     assert all(half["fingerprint"] == sampler.fingerprint() for half in halves)
     assert all(half["met"] == [0, 1] for half in halves)  # the run's own group outlives the engines
+    assert [half["device"] for half in halves] == [0, 1]
 
 
 def test_what_one_process_cannot_do_is_told_in_both(two):
