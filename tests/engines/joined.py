@@ -68,8 +68,7 @@ def refused(model, engine):
 def refusals(model):
     """What both are told of settings, and of what only one of them cannot do."""
     found = [refused(model, {"tensor_parallel_size": 2})]
-    if ranks.index():
-        vllm_compat.free_memory = lambda device: (2 << 30, 10 << 30)
+    vllm_compat.free_memory = lambda device: ((2 if ranks.index() else 9) << 30, 10 << 30)
     return [*found, refused(model, {})]
 
 
