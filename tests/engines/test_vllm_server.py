@@ -35,11 +35,11 @@ def free_port():
 class Servers:
     """Two servers, each in a process group of its own."""
 
-    def __init__(self, model, folder):
+    def __init__(self, model, folder, **settings):
         self.folder, self.ports, self.processes = folder, [free_port(), free_port()], {}
         self.settings = {
-            "urls": [f"http://127.0.0.1:{port}" for port in self.ports], "exchange": str(folder / "exchange"),
-            "engine": ENGINE, "context": 512, "patience": 90,
+            "urls": [f"http://127.0.0.1:{port}" for port in self.ports], "engine": ENGINE, "context": 512,
+            "patience": 90, **(settings or {"exchange": str(folder / "exchange")}),
         }  # fmt: skip
         config = {
             "model": {"path": model, "dtype": "float32"}, "tasks": "loop_parts:Letters", "verifier": "loop_parts:low",

@@ -149,10 +149,10 @@ def test_a_worker_that_is_killed_in_mid_transfer_ends_it_for_all(small, opened):
     """In processes, of which one is killed by the system; what it has begun does not hang anybody."""
     parcel = Parcel.pack(some_weights().items())
     meeting = opened(3, limit=60.0)
-    told = json.dumps(meeting.told | {"outline": parcel.outline})
+    told = json.dumps(meeting.told | {"outline": parcel.outline, "backend": "gloo"})
     command = [sys.executable, str(Path(__file__).with_name("transfer_worker.py")), told]
     pipe = {"stdout": subprocess.PIPE, "text": True}
-    kept, lost = (subprocess.Popen([*command, str(rank)], **pipe) for rank in (1, 2))
+    kept, lost = (subprocess.Popen([*command, str(rank), "cpu"], **pipe) for rank in (1, 2))
     try:
         channel = Broadcast(meeting, 0, "gloo", CPU)
         channel.send(parcel.buckets[0])

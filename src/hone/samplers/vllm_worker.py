@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from hone.samplers.vllm_broadcast import Broadcast
@@ -40,13 +41,7 @@ class TakesWeights:
     def _received(self, told: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
         own = self.parallel_config
         rank = told["first"] + own.data_parallel_index * own.world_size + own.rank
-        meeting = Meeting.joined(told)
-        if told["backend"] == "ipc":
-            channel = Borrowed(meeting, told["handles"][rank - 1], self.device)
-            meeting.gather()
-        else:
-            channel = Broadcast(meeting, rank, told["backend"], self.device)
-        yield from arriving(channel, told["outline"])
+        yield from arriving(channel(told, rank, self.device), told["outline"])
 
     def _take(self, weights: Iterable[tuple[str, Tensor]], check: bool) -> dict[str, Any]:
         sent: dict[str, int] = {}
@@ -69,6 +64,25 @@ class TakesWeights:
         model = self.model_runner.get_model()
         names, compared = unlike(model, sent, self.model_config.dtype) if check and alone else ([], 0)
         return {"unlike": names, "compared": compared, "failed": ""}
+
+
+def channel(told: dict[str, Any], rank: int, device: torch.device) -> Borrowed | Broadcast:
+    """What receives the buckets of a meeting, as soon as all are there.
+
+    Args:
+        told: See :meth:`TakesWeights.receive_weights`.
+        rank: The place of this worker; 0 is the trainer's.
+        device: Of this worker.
+
+    Raises:
+        OSError: If the trainer or the others are not there.
+    """
+    meeting = Meeting.joined(told)
+    if told["backend"] != "ipc":
+        return Broadcast(meeting, rank, told["backend"], device)
+    borrowed = Borrowed(meeting, told["handles"][rank - 1], device)
+    meeting.gather()
+    return borrowed
 
 
 def _told(failure: OSError) -> str:
