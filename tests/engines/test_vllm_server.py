@@ -41,11 +41,15 @@ class Servers:
             "urls": [f"http://127.0.0.1:{port}" for port in self.ports], "engine": ENGINE, "context": 512,
             "patience": 90, **(settings or {"exchange": str(folder / "exchange")}),
         }  # fmt: skip
+        self.model = model
+        self.write()
+
+    def write(self):
         config = {
-            "model": {"path": model, "dtype": "float32"}, "tasks": "loop_parts:Letters", "verifier": "loop_parts:low",
-            "sampler": {"vllm_server": self.settings},
+            "model": {"path": self.model, "dtype": "float32"}, "tasks": "loop_parts:Letters",
+            "verifier": "loop_parts:low", "sampler": {"vllm_server": self.settings},
         }  # fmt: skip
-        (folder / "config.yaml").write_text(yaml.safe_dump(config))
+        (self.folder / "config.yaml").write_text(yaml.safe_dump(config))
 
     def start(self, port):
         command = [sys.executable, "-m", "hone.cli", "serve", str(self.folder / "config.yaml"), "--port", str(port)]

@@ -3,11 +3,15 @@
 import os
 import time
 
+import loop_parts as parts
 import pytest
 import torch
-from engine_parts import WIDE, context, run, tokens, worst_gap
+import yaml
+from engine_parts import WIDE, context, run, worst_gap
+from launchers import launched
 from test_vllm_server import KEY, Servers
 
+import hone
 from hone.samplers import vllm_parcel, vllm_senders
 from hone.samplers.vllm_broadcast import Broadcast
 from hone.samplers.vllm_server import VLLMServers
@@ -171,7 +175,37 @@ def test_a_trainer_of_another_way_is_told(servers, sampler, vllm_policy):
         sampler(vllm_policy(), transfer="folder", exchange=str(servers.folder / "exchange"))
 
 
-def test_the_same_tokens_as_through_a_folder(servers, sampler, vllm_policy):
-    """Whatever way weights came, a sample is by its key."""
-    made = sampler(vllm_policy())
-    assert list(map(tokens, run(made, *REQUESTS))) == list(map(tokens, run(made, *REQUESTS)))
+def test_several_processes_train_beside_them(servers, tiny_folder, tmp_path, monkeypatch):
+    """The first of them gives the weights, and comes to the meetings."""
+    monkeypatch.setenv("HONE_API_KEY", KEY)
+    settings = {"steps": 3, "prompts": 4, "siblings": 4, "hooks": [{"guard": {"every": 1}}], "gate": "everything"}
+    settings |= {"tasks": "loop_parts:Letters", "verifier": "loop_parts:low", "engine": "ddp"}
+    settings["sampler"] = {"vllm_server": servers.settings}
+    made = parts.settings(tiny_folder("llama", **WIDE), tmp_path / "run", **settings)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(made))
+    done = launched("torchrun", "train", str(tmp_path / "config.yaml"))
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = hone.Run(made["folder"])
+    assert {row["step"]: row["version"] for row in found.rollouts} == {step: step - 1 for step in (1, 2, 3)}
+    assert max(row["mismatch/max"] for row in found.metrics if "mismatch/max" in row) < 1e-3
+    assert sum(row["guard/findings"] for row in found.metrics if "guard/findings" in row) == 0
+
+
+def test_every_worker_of_a_server_takes_its_part(tiny_folder, tmp_path, sampler, tiny_policy, score_groups):
+    """Two, by tensor parallelism, and heads for both of them."""
+    wide = WIDE | {"num_key_value_heads": 2}
+    made = Servers(tiny_folder("llama", **wide), tmp_path, transfer="collective", patience=300)
+    made.settings["engine"] = {**made.settings["engine"], "tensor_parallel_size": 2}
+    made.settings["urls"] = made.settings["urls"][:1]
+    made.write()
+    try:
+        made.start(made.ports[0])
+        policy = tiny_policy(config=wide)
+        synced = sampler(policy, **made.settings)
+        right(policy, synced, score_groups)
+        move(policy, 6)
+        synced.sync(policy)
+        right(policy, synced, score_groups)
+    finally:
+        for port in list(made.processes):
+            made.kill(port)

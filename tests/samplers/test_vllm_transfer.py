@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import hone
 from hone.samplers import vllm_fleet, vllm_parcel, vllm_senders
 from hone.samplers.vllm_broadcast import Broadcast
 from hone.samplers.vllm_compat import HEALTH, WEIGHTS
@@ -21,6 +22,7 @@ from hone.samplers.vllm_parcel import Damaged, Parcel, arriving, unpacked
 from hone.samplers.vllm_senders import Direct
 from hone.samplers.vllm_server import VLLMServers
 from hone.samplers.vllm_worker import TakesWeights
+from hone.serving import serve
 
 CPU = torch.device("cpu")
 
@@ -135,6 +137,17 @@ def test_a_reason_to_give_up_reaches_who_waits(opened, met):
             other.result(10)
         assert time.monotonic() - began < 3
         del channel
+
+
+def test_a_trainer_that_is_gone_is_not_waited_for(opened):
+    meeting = opened(3)
+    with ThreadPoolExecutor(1) as workers:
+        other = workers.submit(lambda: Broadcast(Meeting.joined(meeting.told), 1, "gloo", CPU))
+        while meeting.count("here") < 1:
+            time.sleep(0.01)
+        meeting.close()
+        with pytest.raises(ConnectionError, match="the trainer"):
+            other.result(3)
 
 
 def test_a_meeting_is_opened_at_one_address_alone(opened):
@@ -346,6 +359,18 @@ def test_servers_that_were_started_for_another_way_are_told_apart(quick):
     give({"a": 1}, steps)
 
 
+def test_memory_of_a_gpu_wants_one_where_the_server_is(tiny_model_path):
+    from loop_parts import Letters, low
+
+    sampler = {"vllm_server": {"transfer": "ipc"}}
+    config = hone.Config(
+        model={"path": tiny_model_path, "dtype": "float32"}, tasks=Letters(), verifier=low, sampler=sampler
+    )
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="transfer: ipc goes through a GPU's memory, and there is none here"):
+            serve(config, "127.0.0.1", 8000)
+
+
 def test_memory_of_a_gpu_wants_a_policy_on_one():
     with pytest.raises(ValueError, match="transfer: ipc goes through a GPU's memory, and the policy is on cpu; take"):
         Direct("ipc", "127.0.0.1", 1.0).put(some_weights().items(), 0)
@@ -354,7 +379,7 @@ def test_memory_of_a_gpu_wants_a_policy_on_one():
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({}, "exchange: name a folder that trainer and servers share, or set transfer: collective"),
+        ({"transfer": "folder"}, "exchange: name a folder that trainer and servers share, or set transfer: collective"),
         ({"transfer": "collective", "exchange": "/x"}, "exchange: is of transfer: folder; leave it out"),
         ({"exchange": "/x", "meet": "10.0.0.1"}, "meet: is of transfer: collective"),
         ({"transfer": "collective", "urls": ["http://gpu:80"]}, "meet: http://gpu:80 cannot come to 127.0.0.1; set"),
@@ -369,8 +394,8 @@ def test_what_does_not_go_together_is_refused_with_its_name(settings, told):
 
 
 def test_what_goes_together_is_taken():
-    VLLMServers(exchange="/x", urls=["http://gpu7:8000"])
-    VLLMServers(transfer="collective")
+    assert VLLMServers(exchange="/x", urls=["http://gpu7:8000"]).transfer == "folder"
+    assert VLLMServers().transfer == "collective"
     VLLMServers(transfer="collective", meet="10.0.0.1:7000", urls=["http://gpu7:8000"])
     assert address("10.0.0.1:7000") == ("10.0.0.1", 7000)
     assert address("trainer") == ("trainer", 0)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import shutil
 import tempfile
+import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +20,8 @@ from hone.samplers.vllm_broadcast import Broadcast
 from hone.samplers.vllm_ipc import Lent
 from hone.samplers.vllm_meeting import Meeting, address, lost
 from hone.samplers.vllm_parcel import Parcel
+
+log = logging.getLogger("hone")
 
 Delivery = tuple[list[dict[str, Any]], Callable[[str], None]]
 """What each server is told beside the version, and what to call, with the reason, as soon as one has failed."""
@@ -143,12 +147,12 @@ class Direct:
                     with lost("sampler.vllm_server.transfer: ipc"):
                         lent = Lent(meeting, max(map(len, parcel.buckets)), parcel.device)
                     told |= {"backend": "ipc", "handles": lent.handles}
-                sending = asyncio.create_task(asyncio.to_thread(_send, meeting, parcel, told["backend"], lent))
+                sending = _aside(lambda: _send(meeting, parcel, told["backend"], lent))
                 try:
                     yield [{"meeting": told | {"first": rank}} for rank in first[:-1]], meeting.give_up
                 finally:
                     meeting.give_up("no server waits for it any longer")
-                    await asyncio.wait([sending])
+                    await sending.wait()
             finally:
                 if lent is not None:
                     lent.close()
@@ -168,7 +172,21 @@ def _send(meeting: Meeting, parcel: Parcel, backend: str, lent: Lent | None) -> 
         for bucket in parcel.buckets:
             channel.send(bucket)
     except Exception as error:
+        log.warning("sampler: the weights did not reach every server: %s", error)
         meeting.give_up(f"{type(error).__name__} in the trainer: {error}")
+
+
+def _aside(work: Callable[[], None]) -> asyncio.Event:
+    """Have a thread do work, and set when it is done: what is stuck there keeps no process from its end."""
+    done, loop = asyncio.Event(), asyncio.get_running_loop()
+
+    def run() -> None:
+        work()
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(done.set)
+
+    threading.Thread(target=run, name="hone-weights", daemon=True).start()
+    return done
 
 
 def _named(version: int) -> str:

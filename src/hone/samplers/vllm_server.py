@@ -44,7 +44,8 @@ class VLLMServers(VLLMSettings):
         urls: Of the servers.
         transfer: How weights go: "folder"; "collective", a broadcast to all workers of all servers, by NCCL between
             GPUs and else by gloo; or "ipc", through a GPU's memory to servers of the trainer's host. Without a folder
-            the trainer's host keeps a copy of the weights.
+            the trainer's host keeps a copy of the weights. None is "folder" if there is an ``exchange``, else
+            "collective".
         exchange: The folder, for "folder" alone; it has to be the servers', and hold the weights twice. What a
             trainer that was killed has left in it can be deleted.
         meet: Without a folder the address of the trainer as the servers reach it, ``host`` or ``host:port``; loopback
@@ -53,7 +54,7 @@ class VLLMServers(VLLMSettings):
     """
 
     urls: Annotated[list[str], Field(min_length=1)] = field(default_factory=lambda: ["http://127.0.0.1:8000"])
-    transfer: Literal["folder", "collective", "ipc"] = "folder"
+    transfer: Literal["folder", "collective", "ipc"] | None = None
     exchange: str | None = None
     meet: str | None = None
     memory: float = Field(0.9, gt=0, le=1)
@@ -65,6 +66,8 @@ class VLLMServers(VLLMSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.transfer is None:
+            self.transfer = "collective" if self.exchange is None else "folder"
         if self.transfer == "folder":
             if self.exchange is None:
                 raise ValueError("exchange: name a folder that trainer and servers share, or set transfer: collective")
