@@ -12,7 +12,7 @@ LAUNCHERS = {
 }
 
 
-def launched(launcher, *arguments):
+def launched(launcher, *arguments, timeout=120):
     """How it ends in two processes."""
     paths = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     return subprocess.run(
@@ -20,5 +20,5 @@ def launched(launcher, *arguments):
         env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=timeout,
     )

@@ -183,7 +183,7 @@ def test_several_processes_train_beside_them(servers, tiny_folder, tmp_path, mon
     settings["sampler"] = {"vllm_server": servers.settings}
     made = parts.settings(tiny_folder("llama", **WIDE), tmp_path / "run", **settings)
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(made))
-    done = launched("torchrun", "train", str(tmp_path / "config.yaml"))
+    done = launched("torchrun", "train", str(tmp_path / "config.yaml"), timeout=400)
     assert done.returncode == 0, done.stderr[-3000:]
     found = hone.Run(made["folder"])
     assert {row["step"]: row["version"] for row in found.rollouts} == {step: step - 1 for step in (1, 2, 3)}
