@@ -49,7 +49,7 @@ class Played(Fleet):
             if not unlike:
                 self.has[url] = body["version"]
             return {"unlike": unlike, "compared": 9}
-        return {"version": self.has[url], "longest": 100 if url == "a" else 50, "transfer": "folder"}
+        return {"version": self.has[url], "longest": 100 if url == "a" else 50}
 
 
 @pytest.fixture(autouse=True)
@@ -184,7 +184,7 @@ def test_a_real_server_says_why_a_request_fails():
         seen.append(request.path)
         if request.path == GENERATE:
             return web.Response(status=500, text="CUDA error: an illegal memory access")
-        return web.json_response({"version": "v1", "longest": 100, "transfer": "folder"})
+        return web.json_response({"version": "v1", "longest": 100})
 
     async def work():
         app = web.Application()

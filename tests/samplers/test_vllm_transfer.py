@@ -132,6 +132,7 @@ def test_a_reason_to_give_up_reaches_who_waits(opened, met):
         channel = Broadcast(meeting, 0, "gloo", CPU) if met else None
         time.sleep(0.1)
         meeting.give_up("a server has caught fire")
+        meeting.give_up("there is smoke")  # which is no news
         began = time.monotonic()
         with pytest.raises(ConnectionError, match="caught fire"):
             other.result(10)

@@ -207,8 +207,8 @@ class Fleet:
         state = await self._json(server, "GET", WEIGHTS, limit=PULSE)
         if self.sender is None and state["version"] != wanted:
             raise OSError("it has not taken the weights of now yet")
-        if self.sender is not None and state["transfer"] != self.sender.transfer:
-            own, other = self.sender.transfer, state["transfer"]
+        own, other = self.sender and self.sender.transfer, state.get("transfer", "folder")
+        if own not in (None, other):
             raise ValueError(f"sampler.vllm_server.transfer: {own}: {server.url} was started with {other}")
         return state
 

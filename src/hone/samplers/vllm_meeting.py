@@ -119,9 +119,9 @@ class Meeting:
             return self._store.get("over").decode() if self._store.check(["over"]) else ""
 
     def give_up(self, why: str) -> None:
-        """Tell the others that there is nothing more to wait for."""
-        with suppress(RuntimeError):  # who keeps the store has done so
-            self._store.set("over", why)
+        """Tell the others that there is nothing more to wait for; the first to do so says why."""
+        with suppress(RuntimeError):  # who keeps the store is gone, and with it all reason to wait
+            self._store.compare_set("over", "", why)
 
     def close(self) -> None:
         """As the trainer, behind all others: who is still there loses the connection."""
