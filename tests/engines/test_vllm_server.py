@@ -39,7 +39,7 @@ class Servers:
         self.folder, self.ports, self.processes = folder, [free_port(), free_port()], {}
         self.settings = {
             "urls": [f"http://127.0.0.1:{port}" for port in self.ports], "engine": ENGINE, "context": 512,
-            "patience": 90, **(settings or {"exchange": str(folder / "exchange")}),
+            "patience": 300, **(settings or {"exchange": str(folder / "exchange")}),
         }  # fmt: skip
         self.model = model
         self.write()

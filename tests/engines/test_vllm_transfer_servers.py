@@ -23,7 +23,7 @@ REQUESTS = [(context(3 + i % 5, seed=i % 5), SamplingParams(seed=i, max_tokens=1
 
 @pytest.fixture(scope="module")
 def servers(tiny_folder, tmp_path_factory):
-    made = Servers(tiny_folder("llama", **WIDE), tmp_path_factory.mktemp("direct"), transfer="collective", patience=300)
+    made = Servers(tiny_folder("llama", **WIDE), tmp_path_factory.mktemp("direct"), transfer="collective")
     for port in made.ports:
         made.start(port)
     yield made
@@ -194,7 +194,7 @@ def test_several_processes_train_beside_them(servers, tiny_folder, tmp_path, mon
 def test_every_worker_of_a_server_takes_its_part(tiny_folder, tmp_path, sampler, tiny_policy, score_groups):
     """Two, by tensor parallelism, and heads for both of them."""
     wide = WIDE | {"num_key_value_heads": 2}
-    made = Servers(tiny_folder("llama", **wide), tmp_path, transfer="collective", patience=300)
+    made = Servers(tiny_folder("llama", **wide), tmp_path, transfer="collective")
     made.settings["engine"] = {**made.settings["engine"], "tensor_parallel_size": 2}
     made.settings["urls"] = made.settings["urls"][:1]
     made.write()
