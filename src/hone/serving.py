@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import platform
+import tempfile
 from pathlib import Path
 from typing import NoReturn
 
+import torch
+
 from hone.config import Config
 from hone.samplers import vllm_compat
+from hone.samplers.vllm_meeting import is_loopback
 
 
 def serve(config: Config, host: str, port: int) -> NoReturn:
@@ -30,24 +33,24 @@ def serve(config: Config, host: str, port: int) -> NoReturn:
         raise ValueError("sampler: should be vllm_server, whose settings the server has")
     if not hasattr(model, "outline"):
         raise ValueError("model: should be one that writes its outline, such as causal_lm")
-    if not _is_loopback(host) and not os.environ.get(vllm_compat.KEY):
+    if not is_loopback(host) and not os.environ.get(vllm_compat.KEY):
         raise ValueError(f"--host {host}: others reach it; set a key in {vllm_compat.KEY}, here and for the trainer")
     if getattr(model, "dtype", None) == "auto":
         raise ValueError(
             "model.dtype: auto: trainer and server would each choose for themselves; set bfloat16 or float32"
         )
+    if sampler.transfer == "ipc" and not torch.cuda.is_available():
+        raise ValueError("sampler.vllm_server.transfer: ipc goes through a GPU's memory, and there is none here")
     vllm_compat.require()
     vllm_compat.refuse_unknown(sampler.engine, "sampler.vllm_server.engine")
-    outline = Path(sampler.exchange, f"model-{platform.node()}-{port}").absolute()
-    outline.mkdir(parents=True, exist_ok=True)
+    taking = {vllm_compat.TRANSFER: sampler.transfer}
+    if sampler.exchange is None:
+        outline = Path(tempfile.mkdtemp(prefix="hone-model-"))
+    else:
+        taking[vllm_compat.EXCHANGE] = sampler.exchange
+        outline = Path(sampler.exchange, f"model-{platform.node()}-{port}").absolute()
+        outline.mkdir(parents=True, exist_ok=True)
     model.outline(outline)
     arguments = sampler.arguments(getattr(model, "dtype", "auto"))
-    command, environment = vllm_compat.serving(str(outline), arguments, sampler.exchange, host, port)
+    command, environment = vllm_compat.serving(str(outline), arguments, taking, host, port)
     os.execvpe(command[0], command, {**os.environ, **environment})
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -35,17 +35,21 @@ def free_port():
 class Servers:
     """Two servers, each in a process group of its own."""
 
-    def __init__(self, model, folder):
+    def __init__(self, model, folder, **settings):
         self.folder, self.ports, self.processes = folder, [free_port(), free_port()], {}
         self.settings = {
-            "urls": [f"http://127.0.0.1:{port}" for port in self.ports], "exchange": str(folder / "exchange"),
-            "engine": ENGINE, "context": 512, "patience": 90,
+            "urls": [f"http://127.0.0.1:{port}" for port in self.ports], "engine": ENGINE, "context": 512,
+            "patience": 300, **(settings or {"exchange": str(folder / "exchange")}),
         }  # fmt: skip
+        self.model = model
+        self.write()
+
+    def write(self):
         config = {
-            "model": {"path": model, "dtype": "float32"}, "tasks": "loop_parts:Letters", "verifier": "loop_parts:low",
-            "sampler": {"vllm_server": self.settings},
+            "model": {"path": self.model, "dtype": "float32"}, "tasks": "loop_parts:Letters",
+            "verifier": "loop_parts:low", "sampler": {"vllm_server": self.settings},
         }  # fmt: skip
-        (folder / "config.yaml").write_text(yaml.safe_dump(config))
+        (self.folder / "config.yaml").write_text(yaml.safe_dump(config))
 
     def start(self, port):
         command = [sys.executable, "-m", "hone.cli", "serve", str(self.folder / "config.yaml"), "--port", str(port)]

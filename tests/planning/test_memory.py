@@ -69,6 +69,9 @@ def test_what_is_sampled_meanwhile_is_beside_the_update(tiny_config, gear):
     waiting = [phases(tiny_config(max_staleness=k, sampler=servers), gear())["update"].device for k in (1, 2)]
     assert [found.get("older weights") for found in waiting] == [None, 4 * WEIGHTS]
     assert "cache" not in waiting[0]
+    direct = {"vllm_server": {"transfer": "collective"}}
+    on_cpu, on_gpu = (phases(tiny_config(sampler=direct), gear(gpu=gpu))["update"] for gpu in (False, True))
+    assert on_cpu.device["copy for servers"] == on_gpu.host["copy for servers"] == 4 * WEIGHTS
     adapted = phases(tiny_config(max_staleness=1, model={"lora": {"rank": 2}}), gear())["update"]
     assert 0 < adapted.device["older weights"] < 4 * WEIGHTS / 4
     engine = phases(tiny_config(max_staleness=1, sampler={"vllm": {"memory": 0.25}}), gear(gpu=True))["update"]

@@ -6,14 +6,16 @@ import pytest
 
 from hone.samplers import vllm_fleet
 from hone.samplers.vllm_compat import GENERATE, HEALTH, WEIGHTS
-from hone.samplers.vllm_fleet import FAILURES, TRIES, Failure, Fleet
+from hone.samplers.vllm_fleet import TRIES, Fleet
+from hone.samplers.vllm_peer import FAILURES, Failure
+from hone.samplers.vllm_senders import Folder
 
 
 class Played(Fleet):
     """Its servers answer here: each has a version, and what is wrong with it."""
 
     def __init__(self, urls, patience=5.0, slow=0.0, gives=True):
-        super().__init__(urls, patience, gives)
+        super().__init__(urls, patience, Folder("nowhere") if gives else None)
         self.slow = slow
         self.has = dict.fromkeys(urls, "none")
         self.wrong, self.down, self.loads, self.asked = {}, set(), [], []
@@ -192,7 +194,7 @@ def test_a_real_server_says_why_a_request_fails():
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
         port = runner.addresses[0][1]
-        fleet = await Fleet([f"http://127.0.0.1:{port}"], 5.0).__aenter__()
+        fleet = await Fleet([f"http://127.0.0.1:{port}"], 5.0, Folder("nowhere")).__aenter__()
         try:
             await fleet.give("v1", check=False)
             await fleet.ask({"token_ids": [1]})

@@ -104,12 +104,12 @@ def test_the_release_is_checked_with_the_mend(installed, problem, monkeypatch):
 def test_the_command_of_a_server(monkeypatch):
     monkeypatch.setattr(vllm_compat, "_platform", dict)
     arguments = {"enforce_eager": True, "enable_prefix_caching": False, "speculative_config": {"method": "ngram"}}
-    command, environment = vllm_compat.serving("/model", arguments, "/exchange", "127.0.0.1", 8123)
+    command, environment = vllm_compat.serving("/model", arguments, {"HONE_EXCHANGE": "/x"}, "127.0.0.1", 8123)
     text = " ".join(command)
     assert "--model /model --host 127.0.0.1 --port 8123" in text
     assert "--enforce-eager --no-enable-prefix-caching" in text
     assert '--speculative-config {"method": "ngram"}' in text
-    assert environment["HONE_EXCHANGE"] == "/exchange"
+    assert environment["HONE_EXCHANGE"] == "/x"
     assert "VLLM_SERVER_DEV_MODE" not in environment  # its paths are behind no key
 
 

@@ -41,7 +41,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Phase:
-    """Bytes by what takes them, on the device and, with ``offload``, on the host."""
+    """Bytes by what takes them, on the device, and beside a GPU on the host."""
 
     device: dict[str, float]
     host: dict[str, float]
@@ -162,10 +162,13 @@ class Memory:
             held["older weights"] = self._copies
         if self._engine and moments and not (self.hardware.gpu and not self.ahead):
             held["engine"] = self._engine
+        host: dict[str, float] = {}
+        if moments and getattr(self.config.sampler, "transfer", "folder") != "folder":  # for servers that come late
+            (host if self.hardware.gpu else held)["copy for servers"] = shape.held
         masters = {"moments": shape.trained * MOMENTS / parts} if moments else {}
         if self.masters:
             masters["master weights"] = self.masters * MASTER / parts
-        return (held, masters) if self.policy.offload else (held | masters, {})
+        return (held, masters | host) if self.policy.offload else (held | masters, host)
 
     def _sampling(self, work: Work) -> dict[str, float]:
         """The cache of the slots, and what a pass over them needs besides."""

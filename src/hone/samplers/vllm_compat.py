@@ -41,8 +41,8 @@ GENERATE, HEALTH, WEIGHTS = "/inference/v1/generate", "/health", "/inference/hon
 """Paths of a server: tokens to tokens; whether the engine lives; hone's own, in ``vllm_endpoints.py``."""
 SERVER = "vllm.entrypoints.launchers.api_server.entry"
 """The module that is a server; the command `vllm` does not start in the CPU build."""
-EXCHANGE, KEY = "HONE_EXCHANGE", "HONE_API_KEY"
-"""Environment: the folder of a server's weights to come; the key that servers ask for."""
+TRANSFER, EXCHANGE, KEY = "HONE_TRANSFER", "HONE_EXCHANGE", "HONE_API_KEY"
+"""Environment: how a server's weights come, and in which folder; the key that servers ask for."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,9 +222,17 @@ def _spare_the_run() -> None:
 
 
 def serving(
-    folder: str, arguments: Mapping[str, Any], exchange: str, host: str, port: int
+    folder: str, arguments: Mapping[str, Any], taking: Mapping[str, str], host: str, port: int
 ) -> tuple[list[str], dict[str, str]]:
-    """The command that starts vLLM's server with hone's endpoints, and what it needs of the environment."""
+    """The command that starts vLLM's server with hone's endpoints, and what it needs of the environment.
+
+    Args:
+        folder: With a model's configuration and tokenizer.
+        arguments: Of vLLM's ``EngineArgs``.
+        taking: ``TRANSFER`` and, where weights come in a folder, ``EXCHANGE``.
+        host: To bind to.
+        port: Likewise.
+    """
     flags = {"host": host, "port": port, "load_format": "dummy", "generation_config": "vllm", "seed": 0}
     flags |= {"logprobs_mode": "processed_logprobs", "enable_scale_out": True, "disable_uvicorn_access_log": True}
     flags |= {"worker_extension_cls": "hone.samplers.vllm_worker.TakesWeights", **_platform(), **arguments}
@@ -237,7 +245,7 @@ def serving(
             command += [f"--{flag}", *map(str, value)]
         else:
             command += [f"--{flag}", json.dumps(value) if isinstance(value, Mapping) else str(value)]
-    environment = {EXCHANGE: exchange, "VLLM_PLUGINS": "hone", "VLLM_NO_USAGE_STATS": "1"}
+    environment = {**taking, "VLLM_PLUGINS": "hone", "VLLM_NO_USAGE_STATS": "1"}
     if key := os.environ.get(KEY):
         environment["VLLM_API_KEY"] = key
     if arguments.get("logits_processors"):
@@ -250,6 +258,11 @@ def _platform() -> dict[str, Any]:
     from vllm.platforms import current_platform
 
     return {"enable_chunked_prefill": False} if current_platform.is_cpu() else {}
+
+
+def workers(config: Any) -> dict[str, Any]:
+    """Of a server's configuration the number of its workers, and the kind of device that they have."""
+    return {"workers": config.parallel_config.world_size_across_dp, "device": config.device_config.device_type}
 
 
 def free_memory(device: torch.device) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """What `hone serve` adds to a vLLM server: which weights it has, and taking others. vLLM imports this file by name.
 
-Its paths begin as those that vLLM guards by its API key. Weights are read from one folder alone, by their name in it.
+Its paths begin as those that vLLM guards by its API key. Weights are taken in the one way that the server was started
+for: from one folder alone, by their name in it, or from a trainer's meeting, where every bucket has its checksum.
 """
 
 import asyncio
@@ -11,7 +12,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, FastAPI, HTTPException, Request
 
-from hone.samplers.vllm_compat import EXCHANGE, WEIGHTS
+from hone.samplers.vllm_compat import EXCHANGE, TRANSFER, WEIGHTS, workers
 
 log = logging.getLogger("vllm.hone")
 
@@ -40,9 +41,14 @@ router = APIRouter()
 
 @router.get(WEIGHTS)
 async def which(request: Request) -> dict[str, Any]:
-    """The version of the weights, and the most tokens of a context and its continuation."""
+    """The version of the weights, the most tokens of a context and its continuation, and how and where weights go."""
     engine = request.app.state.engine_client
-    return {"version": await engine.get_weight_version(), "longest": engine.model_config.max_model_len}
+    return {
+        "version": await engine.get_weight_version(),
+        "longest": engine.model_config.max_model_len,
+        "transfer": os.environ[TRANSFER],
+        **workers(engine.vllm_config),
+    }
 
 
 @router.post(WEIGHTS)
@@ -50,23 +56,38 @@ async def take(
     request: Request,
     version: Annotated[str, Body(embed=True)],
     check: Annotated[bool, Body(embed=True)] = False,
+    meeting: Annotated[dict[str, Any] | None, Body(embed=True)] = None,
 ) -> dict[str, Any]:
-    """Take the weights in the folder of this name; requests under way are given up, and so is what was cached."""
-    exchange = Path(os.environ[EXCHANGE]).resolve()
-    folder = (exchange / version).resolve()
+    """Take the weights of this name; requests under way are given up, and so is what was cached."""
     engine = request.app.state.engine_client
     async with request.app.state.hone_taking:
-        if folder.parent != exchange or not folder.is_dir():
-            raise HTTPException(400, f"there is no folder {version!r} in the server's sampler.vllm_server.exchange")
+        method, source = _source(version, meeting)
         await engine.pause_generation(mode="abort", clear_cache=True)
         try:
             await engine.update_weight_version(NONE)  # until they are whole
-            reports = await engine.collective_rpc("take_weights", args=(str(folder), check))
+            reports = await engine.collective_rpc(method, args=(source, check))
+            if failed := next(filter(None, (report["failed"] for report in reports)), None):
+                raise HTTPException(503, f"the weights did not arrive: {failed}")
             if not await engine.reset_prefix_cache():
                 raise HTTPException(500, "vLLM did not clear its prefix cache, which is of earlier weights")
-            if not any(report["unlike"] for report in reports):  # else they stay of no version
+            wrong = [report for report in reports if report["unlike"]]
+            if not wrong:  # else they stay of no version
                 await engine.update_weight_version(version)
         finally:
             await engine.resume_generation()
     log.info("took the weights %s", version)
-    return {"version": version, **reports[0]}
+    return {"version": version, **(wrong or reports)[0]}
+
+
+def _source(version: str, meeting: dict[str, Any] | None) -> tuple[str, Any]:
+    """The worker's method that takes these weights, and from where."""
+    own = os.environ[TRANSFER]
+    if (own == "folder") != (meeting is None):
+        raise HTTPException(400, f"the server was started with sampler.vllm_server.transfer: {own}")
+    if meeting is not None:
+        return "receive_weights", meeting
+    exchange = Path(os.environ[EXCHANGE]).resolve()
+    folder = (exchange / version).resolve()
+    if folder.parent != exchange or not folder.is_dir():
+        raise HTTPException(400, f"there is no folder {version!r} in the server's sampler.vllm_server.exchange")
+    return "take_weights", str(folder)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Coroutine, Mapping, Sequence
+from contextlib import AsyncExitStack
 from typing import Any
 
 from hone.samplers.vllm_compat import GENERATE, HEALTH, KEY, WEIGHTS
+from hone.samplers.vllm_peer import Failure, Server
+from hone.samplers.vllm_senders import Sender
 
 log = logging.getLogger("hone")
 
@@ -19,54 +21,6 @@ PULSE = 5.0
 """Seconds between looks at a server's health, and for its answer."""
 TRIES = 5
 """How often a request may fail on servers that are there: then it is the request, or all of them."""
-FAILURES = 5
-"""Requests that fail in a row on a server, after which it is lost though it says that it is well."""
-
-
-class Failure(OSError):
-    """A server answers, but not as one that is in order: with the status and the text."""
-
-
-@dataclass(eq=False)
-class Server:
-    """One of them.
-
-    Attributes:
-        url: Where it is.
-        serves: Whether it answers, by the weights of now.
-        why: It does not.
-        refused: What it said, or what is wrong with it, if to ask again is of no use before other weights come.
-        longest: Most tokens of a context and its continuation; 0 where it has not said.
-        failures: Requests that failed since one did not.
-        failing: The last of them, if for that it is lost.
-        posts: Requests under way.
-        taking: Held by who gives it weights.
-    """
-
-    url: str
-    serves: bool = False
-    why: str = "not asked yet"
-    refused: Exception | None = None
-    longest: int = 0
-    failures: int = 0
-    failing: Failure | None = None
-    posts: set[asyncio.Task[Any]] = field(default_factory=set)
-    taking: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-    def lose(self, why: str) -> None:
-        """Give its requests back to those who wait, to ask another."""
-        if self.serves:
-            log.warning("sampler: the server %s is lost: %s", self.url, why)
-        self.serves, self.why = False, why
-        for post in self.posts:
-            post.cancel()
-
-    def fail(self, failure: Failure) -> None:
-        """A request has failed; one too many, and it is lost. If it returns then, one more is enough."""
-        self.failures += 1
-        if self.failures >= FAILURES:
-            self.failing = failure
-            self.lose(f"{self.failures} requests failed in a row, the last with {failure}")
 
 
 class Fleet:
@@ -75,12 +29,12 @@ class Fleet:
     Args:
         urls: Of the servers.
         patience: Seconds for which there may be no server, and for which one may take weights; None for no limit.
-        gives: Whether servers get their weights from here; else somebody else gives them, and they are only asked.
+        sender: How servers get their weights from here; None if somebody else gives them, and they are only asked.
     """
 
-    def __init__(self, urls: Sequence[str], patience: float | None, gives: bool = True) -> None:
+    def __init__(self, urls: Sequence[str], patience: float | None, sender: Sender | None) -> None:
         self.servers = [Server(url.rstrip("/")) for url in urls]
-        self.patience, self.gives, self.version = patience, gives, ""
+        self.patience, self.sender, self.version = patience, sender, ""
         self._check = False
         self._news = asyncio.Event()
         """Set when a server comes back, or when it is known that none will."""
@@ -122,7 +76,7 @@ class Fleet:
         self.version, self._check = version, check
         for server in self.servers:
             server.serves, server.refused = False, None
-        await asyncio.gather(*(self._return(server) for server in self.servers))
+        await self._return(self.servers)
         await self._anyone()
 
     async def ask(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -204,40 +158,79 @@ class Fleet:
                 if server.serves:
                     await self._json(server, "GET", HEALTH, limit=PULSE)
                 elif self.version:
-                    await self._return(server)
+                    await self._return([server])
             except OSError as error:
                 server.lose(f"its health: {type(error).__name__}: {error}")
 
-    async def _return(self, server: Server) -> None:
-        """Have a server serve again; who looks after it and who gives weights may both want it."""
-        async with server.taking:
-            if not server.serves:
-                await self._take(server)
+    async def _return(self, servers: Sequence[Server]) -> None:
+        """Have servers serve again; who looks after one and who gives weights may both want it."""
+        async with AsyncExitStack() as held:
+            for server in servers:
+                await held.enter_async_context(server.taking)
+            failed = await self._take([server for server in servers if not server.serves])
+            if len(servers) > 1 and self.sender is not None and self.sender.together:  # it may be one's alone
+                await asyncio.gather(*(self._take([server]) for server in failed if not server.refused))
 
-    async def _take(self, server: Server) -> None:
-        """Give a server the weights of now, if it answers and has others."""
-        wanted = self.version
+    async def _take(self, servers: Sequence[Server]) -> list[Server]:
+        """Give servers the weights of now, if they answer and have others; those that failed while they took them."""
+        wanted, failed = self.version, []
+        states = await asyncio.gather(*(self._tried(server, self._look(server, wanted)) for server in servers))
+        lacking = []
+        for server, state in zip(servers, states, strict=True):
+            if state and state["version"] == wanted:
+                self._serve(server, state, wanted)
+            elif state:
+                lacking.append((server, state))
+        if not lacking:
+            return []
+        async with self.sender.delivery([state for _, state in lacking]) as (parts, fail):
+
+            async def one(server: Server, state: Mapping[str, Any], part: Mapping[str, Any]) -> None:
+                body = {"version": wanted, "check": self._check, **part}
+                if await self._tried(server, self._post(server, body)):
+                    self._serve(server, state, wanted)
+                else:
+                    failed.append(server)
+                    fail(f"{server.url}: {server.why}")
+
+            await asyncio.gather(*(one(*each, part) for each, part in zip(lacking, parts, strict=True)))
+        return failed
+
+    def _serve(self, server: Server, state: Mapping[str, Any], wanted: str) -> None:
+        server.refused, server.longest = None, state["longest"]
+        server.serves = wanted == self.version
+        if server.serves:
+            self._news.set()
+
+    async def _look(self, server: Server, wanted: str) -> Mapping[str, Any]:
+        """What a server says of itself."""
+        state = await self._json(server, "GET", WEIGHTS, limit=PULSE)
+        if self.sender is None and state["version"] != wanted:
+            raise OSError("it has not taken the weights of now yet")
+        own, other = self.sender and self.sender.transfer, state.get("transfer", "folder")
+        if own not in (None, other):
+            raise ValueError(f"sampler.vllm_server.transfer: {own}: {server.url} was started with {other}")
+        return state
+
+    async def _post(self, server: Server, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        report = await self._json(server, "POST", WEIGHTS, body, limit=self.patience)
+        if report["unlike"]:
+            some = f"{len(report['unlike'])} of {report['compared']} weights, such as {report['unlike'][0]}"
+            raise RuntimeError(f"sampler: {some}, in {server.url} are not those it was sent")
+        return report
+
+    async def _tried(self, server: Server, work: Coroutine[Any, Any, Mapping[str, Any]]) -> Mapping[str, Any] | None:
+        """What a server answers; if that is an error, nothing, and the server has it."""
         try:
-            state = await self._json(server, "GET", WEIGHTS, limit=PULSE)
-            if state["version"] != wanted and not self.gives:
-                raise OSError("it has not taken the weights of now yet")
-            if state["version"] != wanted:
-                body = {"version": wanted, "check": self._check}
-                report = await self._json(server, "POST", WEIGHTS, body, limit=self.patience)
-                if report["unlike"]:
-                    some = f"{len(report['unlike'])} of {report['compared']} weights, such as {report['unlike'][0]}"
-                    raise RuntimeError(f"sampler: {some}, in {server.url} are not those it was sent")
+            return await work
         except (PermissionError, ValueError, RuntimeError) as error:
             if server.why != str(error):
                 log.warning("sampler: the server %s is left out: %s", server.url, error)
             server.refused, server.why = error, str(error)
+            self._news.set()
         except OSError as error:
             server.why = f"{type(error).__name__}: {error}"
-        else:
-            server.refused, server.longest = None, state["longest"]
-            server.serves = wanted == self.version
-        if server.serves or server.refused:
-            self._news.set()
+        return None
 
     async def _json(
         self, server: Server, method: str, path: str, body: Mapping[str, Any] | None = None, limit: float | None = None

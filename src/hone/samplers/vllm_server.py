@@ -6,29 +6,27 @@
 
 `hone serve CONFIG` reads the same file. A server binds to the loopback unless it is told otherwise; it asks for the key
 in HONE_API_KEY, if there is one in its environment, and the trainer has it in its own. Weights go through ``exchange``,
-a folder that trainer and servers share. A server that is lost is tried again; what was asked of it is asked of the
-others, and no answer is taken that is by other weights than those of now. Of several training processes the first
-gives the weights, and each asks the servers for its own share of the samples.
+a folder that trainer and servers share, or without one from process to process, by ``transfer``. A server that is lost
+is tried again; what was asked of it is asked of the others, and no answer is taken that is by other weights than those
+of now. Of several training processes the first gives the weights, and each asks for its own share of the samples.
 """
 
 from __future__ import annotations
 
 import asyncio
-import secrets
-import shutil
-import tempfile
 import threading
 from collections.abc import Coroutine, Sequence
 from dataclasses import field
-from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import Field
-from torch import Tensor
 
 from hone import hangs, ranks
 from hone.samplers.vllm_fleet import Fleet
+from hone.samplers.vllm_meeting import address, is_loopback
 from hone.samplers.vllm_requests import Asking
+from hone.samplers.vllm_senders import Direct, Folder
 from hone.samplers.vllm_settings import VLLMSettings
 from hone.seats import SamplingParams, settings
 from hone.types import Completion, Segment
@@ -44,19 +42,50 @@ class VLLMServers(VLLMSettings):
 
     Attributes:
         urls: Of the servers.
-        exchange: The folder through which weights go; it has to be the servers', and hold the weights twice. What a
+        transfer: How weights go: "folder"; "collective", a broadcast to all workers of all servers, by NCCL between
+            GPUs and else by gloo; or "ipc", through a GPU's memory to servers of the trainer's host. Without a folder
+            the trainer's host keeps a copy of the weights. None is "folder" if there is an ``exchange``, else
+            "collective".
+        exchange: The folder, for "folder" alone; it has to be the servers', and hold the weights twice. What a
             trainer that was killed has left in it can be deleted.
+        meet: Without a folder the address of the trainer as the servers reach it, ``host`` or ``host:port``; loopback
+            if none is given. Nothing there asks for the key: it has to be a network of one's own.
         patience: Seconds for which there may be no server, and for which one may take weights; None for no limit.
     """
 
     urls: Annotated[list[str], Field(min_length=1)] = field(default_factory=lambda: ["http://127.0.0.1:8000"])
-    exchange: str
+    transfer: Literal["folder", "collective", "ipc"] | None = None
+    exchange: str | None = None
+    meet: str | None = None
     memory: float = Field(0.9, gt=0, le=1)
 
-    _written: Any = field(default=None, init=False, repr=False, compare=False)
+    _sender: Any = field(default=None, init=False, repr=False, compare=False)
     _fleet: Any = field(default=None, init=False, repr=False, compare=False)
     _loop: Any = field(default=None, init=False, repr=False, compare=False)
     _under_way: int = field(default=0, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.transfer is None:
+            self.transfer = "collective" if self.exchange is None else "folder"
+        if self.transfer == "folder":
+            if self.exchange is None:
+                raise ValueError("exchange: name a folder that trainer and servers share, or set transfer: collective")
+            if self.meet is not None:
+                raise ValueError("meet: is of transfer: collective; weights go through the folder exchange")
+        elif self.exchange is not None:
+            raise ValueError(f"exchange: is of transfer: folder; leave it out, {self.transfer} needs none")
+        else:
+            self._refuse_place(self.meet or LOOPBACK)
+
+    def _refuse_place(self, meet: str) -> None:
+        try:
+            host, _ = address(meet)
+        except ValueError as error:
+            raise ValueError(f"meet: {error}") from None
+        far = next((url for url in self.urls if not is_loopback(urlsplit(url).hostname or "")), None)
+        if far and is_loopback(host) and self.transfer == "collective":
+            raise ValueError(f"meet: {far} cannot come to {host}; set the trainer's address as servers reach it")
 
     def sync(self, policy: Any) -> None:
         """Have the servers take the policy's weights as they are now; of several processes all have to call it.
@@ -69,14 +98,13 @@ class VLLMServers(VLLMSettings):
             TimeoutError: If there is no server for as long as ``patience``; HangError if one does not come back.
         """
         policy = policy.whole() if hasattr(policy, "whole") else policy
-        before = self._written
         name = ranks.each(lambda: self._prepare(policy))[0]  # nobody is sampling any more, once all are here
         try:
             for gives in (True, False):  # who only asks finds a server that has them
                 ranks.each(lambda gives=gives: self._give(name) if gives == self._gives else None)
         finally:
-            if before is not None:
-                shutil.rmtree(before, ignore_errors=True)
+            if self._gives:
+                self._sender.settled()
         self._took(policy)
 
     @property
@@ -95,8 +123,7 @@ class VLLMServers(VLLMSettings):
             processor.bind(self.renderer)
         if not self._gives:
             return ""
-        self._written = _write(policy.weights(), Path(self.exchange), policy.version)
-        return self._written.name
+        return self._sender.put(policy.weights(), policy.version)
 
     def _give(self, name: str) -> None:
         self._call(self._fleet.give(name, self._due), "giving weights")
@@ -108,9 +135,13 @@ class VLLMServers(VLLMSettings):
             raise ImportError("sampler: vllm_server needs aiohttp; pip install hone-rl[servers]") from None
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="hone-servers", daemon=True).start()
+        if self._gives:
+            direct = self.transfer != "folder"
+            way = Direct(self.transfer, self.meet or LOOPBACK, self.patience) if direct else Folder(self.exchange)
+            self._sender = way
 
         async def fleet() -> Fleet:
-            return await Fleet(self.urls, self.patience, self._gives).__aenter__()
+            return await Fleet(self.urls, self.patience, self._sender).__aenter__()
 
         self._fleet = self._call(fleet(), "opening connections")
 
@@ -119,9 +150,9 @@ class VLLMServers(VLLMSettings):
         if self._fleet is not None:
             self._call(self._fleet.__aexit__(), "closing connections")
             self._loop.call_soon_threadsafe(self._loop.stop)
-        if self._written is not None:
-            shutil.rmtree(self._written, ignore_errors=True)
-        self._fleet = self._loop = self._written = None
+        if self._sender is not None:
+            self._sender.close()
+        self._fleet = self._loop = self._sender = None
         self._syncs = 0
 
     def _call(self, work: Coroutine[Any, Any, T], what: str) -> T:
@@ -161,22 +192,6 @@ class VLLMServers(VLLMSettings):
         return asking.completion(answer["token_ids"], chosen, answer["finish_reason"], params, version)
 
 
+LOOPBACK = "127.0.0.1"
 LOWEST = -9999.0
 """What a server writes for a log-probability that is no number."""
-
-
-def _write(weights: Any, exchange: Path, version: int) -> Path:
-    """Write weights into a new folder, which appears whole or not at all."""
-    from safetensors.torch import save_file
-
-    exchange.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=exchange, prefix="."))
-    held: dict[tuple[int, tuple[int, ...]], tuple[str, Tensor]] = {}
-    for name, weight in weights:  # of two that are tied the first; all are kept, so that no address comes twice
-        held.setdefault((weight.data_ptr(), tuple(weight.shape)), (name, weight))
-    plain = {name: weight.detach().cpu().contiguous() for name, weight in held.values()}
-    whole = {n: w if w.untyped_storage().nbytes() == w.nbytes else w.clone() for n, w in plain.items()}
-    save_file(whole, scratch / "model.safetensors")
-    folder = exchange / f"{version}-{secrets.token_hex(8)}"
-    scratch.rename(folder)
-    return folder
