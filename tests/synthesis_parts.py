@@ -105,7 +105,7 @@ class Player:
     def run(self, work):
         return asyncio.run(work)
 
-    def play(self, tasks, n, params, verifier=None, environment=None):
+    def play(self, tasks, n, params, verifier=None, environment=None, finished=None):
         self.plays.append(([t.prompt[-1]["content"] for t in tasks], n, params, verifier))
         where = environment or self.environment
 
@@ -122,7 +122,11 @@ class Player:
             plays = (where.play_group(t, n, sampler=self.sampler, verify=judge, params=params) for t in tasks)
             return await asyncio.gather(*plays)
 
-        return list(asyncio.run(everything()))
+        groups = list(asyncio.run(everything()))
+        for place, group in enumerate(groups):
+            if finished is not None:
+                finished(place, group)
+        return groups
 
     @property
     def rollouts(self):
