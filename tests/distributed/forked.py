@@ -81,7 +81,8 @@ def train(folder, config, resume=False, allow=(), fault=None, store=False):
         place, step, signal_number = fault
         _hurt(trainer, step if os.environ["RANK"] == str(place) else None, signal_number)
     trainer.fit(resume=resume, allow=allow)
-    return {"interrupted": trainer.interrupted, "leads": trainer.leads, "step": trainer.state.step}
+    told = {"interrupted": trainer.interrupted, "leads": trainer.leads, "step": trainer.state.step}
+    return told | {"sampled": trainer.session.sampled}
 
 
 def make(folder, config, command, fault=None):

@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from launchers import launched
 
 import hone
 
@@ -68,7 +69,7 @@ def same_set(folder, other):
     assert len({json.loads(line)["key"] for line in paid}) == len(paid)
 
 
-@pytest.mark.parametrize("engine", ["ddp", "fsdp"])
+@pytest.mark.parametrize("engine", [pytest.param("ddp", marks=pytest.mark.slow), "fsdp"])
 def test_failures_are_those_of_one_process(engine, config, processes):
     path = config(MINE, engine=engine)
     alone, [wanted] = processes("make", 1, config=path, command="mine")
@@ -96,7 +97,7 @@ def test_a_synthesised_set_is_that_of_one_process(synthesised, processes):
     assert (told[0]["told"], told[1]["told"]) == (wanted["told"], [])
 
 
-@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize("place", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_killed_in_one_process_it_comes_to_the_same_set(place, synthesised, processes):
     alone, wanted, path = synthesised
     folder, told = processes("make", 2, config=path, command="synth", fault=[place, 3], fails=True)
@@ -133,7 +134,7 @@ def questions(folder):
     return [json.loads(line)["question"] for line in lines(folder / "store" / "accepted.jsonl")]
 
 
-@pytest.mark.parametrize("engine", ["ddp", "fsdp"])
+@pytest.mark.parametrize("engine", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_a_run_that_synthesises_is_that_of_one_process(engine, config, refreshed, processes):
     alone, _ = refreshed
     folder, _ = processes("train", 2, config=config(REFRESHED, steps=4, engine=engine), store=True)
@@ -141,6 +142,7 @@ def test_a_run_that_synthesises_is_that_of_one_process(engine, config, refreshed
     assert questions(folder) == questions(alone)
 
 
+@pytest.mark.slow
 def test_interrupted_in_one_process_a_run_that_synthesises_goes_on(refreshed, processes):
     alone, path = refreshed
     folder, told = processes("train", 2, config=path, store=True, fault=[1, 1, signal.SIGINT])
@@ -148,3 +150,29 @@ def test_interrupted_in_one_process_a_run_that_synthesises_goes_on(refreshed, pr
     processes("train", 2, folder, config=path, store=True, resume=True)
     assert steps(folder) == steps(alone)
     assert list(dict.fromkeys(questions(folder))) == questions(alone)
+
+
+@pytest.mark.parametrize("part", ["judge", "writer"])
+def test_the_first_process_asks_and_all_hear_of_it(part, config, processes):
+    """A judge that is the run's own policy, whose tokens count; and a writer that is soon down."""
+    chosen = {"judge": {"policy": {"sampling": {"max_tokens": 3}}}, "writer": {"synthesis_parts:Fails": {}}}[part]
+    path = config(
+        {"synthrl": REFRESHED["synthrl"] | {"refresh": 12, "source": {"loop_parts:Letters": {}}, part: chosen}}, steps=2
+    )
+    alone, [wanted] = processes("train", 1, config=path, store=True)
+    folder, told = processes("train", 2, config=path, store=True)
+    assert steps(folder) == steps(alone)
+    assert told[0]["sampled"] == told[1]["sampled"] == wanted["sampled"] > 0
+    replies = [json.loads(line)["value"] for line in lines(folder / "store" / "journal.jsonl") if "reply" in line]
+    asked = [reply for reply in replies if "for" in reply]
+    assert len(asked) == 1 if part == "writer" else sum(reply["tokens"] for reply in asked) > 3
+
+
+@pytest.mark.slow
+def test_a_launcher(config, processes, tmp_path):
+    path = config(MINE)
+    alone, _ = processes("make", 1, config=path, command="mine")
+    done = launched("torchrun", "mine", path, f"tasks.failures.store={tmp_path / 'store'}")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("tasks with a failure: ") == 1
+    assert lines(tmp_path / "store") == lines(alone / "store")
