@@ -152,7 +152,7 @@ def test_interrupted_in_one_process_a_run_that_synthesises_goes_on(refreshed, pr
     assert list(dict.fromkeys(questions(folder))) == questions(alone)
 
 
-@pytest.mark.parametrize("part", ["judge", "writer"])
+@pytest.mark.parametrize("part", [pytest.param("judge", marks=pytest.mark.slow), "writer"])
 def test_the_first_process_asks_and_all_hear_of_it(part, config, processes):
     """A judge that is the run's own policy, whose tokens count; and a writer that is soon down."""
     chosen = {"judge": {"policy": {"sampling": {"max_tokens": 3}}}, "writer": {"synthesis_parts:Fails": {}}}[part]
