@@ -1,6 +1,7 @@
 """Small real parts for the tests of synthesis: a player whose policy solves each question with a known probability."""
 
 import asyncio
+import os
 import random
 import re
 from collections import Counter
@@ -105,7 +106,7 @@ class Player:
     def run(self, work):
         return asyncio.run(work)
 
-    def play(self, tasks, n, params, verifier=None, environment=None):
+    def play(self, tasks, n, params, verifier=None, environment=None, finished=None):
         self.plays.append(([t.prompt[-1]["content"] for t in tasks], n, params, verifier))
         where = environment or self.environment
 
@@ -122,7 +123,11 @@ class Player:
             plays = (where.play_group(t, n, sampler=self.sampler, verify=judge, params=params) for t in tasks)
             return await asyncio.gather(*plays)
 
-        return list(asyncio.run(everything()))
+        groups = list(asyncio.run(everything()))
+        for place, group in enumerate(groups):
+            if finished is not None:
+                finished(place, group)
+        return groups
 
     @property
     def rollouts(self):
@@ -171,12 +176,31 @@ def tagged(text):
 
 @hone.settings
 class Twice:
-    """A writer that asks for a letter twice."""
+    """A writer that asks for a letter twice, and that of several processes only the first may ask."""
 
     name: str = "twice"
 
     def bind(self, player): ...
 
     async def write(self, messages, *, seed):
+        assert os.environ.get("RANK", "0") == "0"
         text = messages[-1]["content"]
         return f"<question>{text} and {text}, {seed % 7}</question>"
+
+
+@hone.settings
+class Fails:
+    """A writer that answers once, and then no more."""
+
+    name: str = "fails"
+
+    def __post_init__(self):
+        self.answered = False
+
+    def bind(self, player): ...
+
+    async def write(self, messages, *, seed):
+        if self.answered:
+            raise ConnectionError("refused")
+        self.answered = True
+        return "<question>What else?</question>"

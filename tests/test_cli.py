@@ -277,7 +277,7 @@ def test_a_wrong_command_line_shows_the_right_one(arguments, capsys):
     assert "usage: hone" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["mine", "synth", "score", "check", "calibrate", "serve"])
+@pytest.mark.parametrize("command", ["score", "check", "calibrate", "serve"])
 def test_what_runs_in_one_process_refuses_several_in_one_line(here, monkeypatch, capsys, command):
     """The first of them says so; another that ended with a fault might have the launcher end the first before."""
     before = set(Path().rglob("*"))
@@ -290,6 +290,26 @@ def test_what_runs_in_one_process_refuses_several_in_one_line(here, monkeypatch,
         start = f"hone: `hone {command}` runs in one process, and the launcher started 3; of several run train"
         assert (told.startswith(start) and told.count("\n") == 1) if place == "0" else told == ""
     assert set(Path().rglob("*")) == before
+
+
+@pytest.mark.parametrize("command", ["train", "eval", "mine"])
+def test_deepspeed_is_refused_in_one_line_that_names_its_counterparts(here, monkeypatch, capsys, command):
+    """As ``accelerate launch --use_deepspeed`` says it."""
+    before = set(Path().rglob("*"))
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    for place, status in (("0", 2), ("1", 0)):
+        monkeypatch.setenv("RANK", place)
+        assert main([command, "tiny.yaml"]) == status
+        told = capsys.readouterr().err
+        assert told.count("\n") == (place == "0")
+        assert all(name in told for name in ("DeepSpeed", "engine=fsdp", "model.offload=true")) or place != "0"
+    assert set(Path().rglob("*")) == before
+
+
+def test_deepspeed_is_refused_of_a_trainer_too(here, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(ValueError, match="engine=fsdp"):
+        hone.Trainer(hone.load_config("tiny.yaml")).fit()
 
 
 def test_notes_of_hone_are_shown_and_those_of_libraries_are_left_to_them(here, capsys):

@@ -16,9 +16,9 @@ from hone.registry import REGISTRY
 ROOT = Path(hone.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 ROOMS = [
-    {"types", "keys", "params", "state", "dealing", "launcher"},
+    {"types", "keys", "params", "state", "dealing", "launcher", "ranks"},
     {"seats"},
-    {"math", "collate", "masks", "sections", "ranks", "prompts", "synthesis", "checksums", "shards", "peaks"}
+    {"math", "collate", "masks", "sections", "prompts", "synthesis", "checksums", "shards", "peaks"}
     | {"hangs", "records", "compiling"},
     {"objectives", "policies", "samplers", "tasks", "envs", "verifiers", "hooks", "writers", "papers", "guards"}
     | {"engines"},

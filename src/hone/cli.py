@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hone import commands
 from hone.hangs import EndedElsewhere
-from hone.launcher import SEVERAL, launched, place
+from hone.launcher import launched, place, refusal
 
 UNREAD = 141
 """What a shell makes of SIGPIPE."""
@@ -33,8 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # models write what no terminal knows
     _show_notes()
-    if launched() > 1 and chosen.command not in SEVERAL:
-        return _refuse_several(chosen.command)
+    if told := refusal(chosen.command):
+        return _refuse(told)
     try:
         status = chosen.run(chosen)
         sys.stdout.flush()
@@ -52,12 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _refuse_several(command: str) -> int:
+def _refuse(told: str) -> int:
     """The exit status; the first process says why, and the others end without a fault, so that it is heard."""
     if place():
         return 0
-    told = f"`hone {command}` runs in one process, and the launcher started {launched()}; of several run"
-    print(f"hone: {told} {', '.join(SEVERAL)}", file=sys.stderr)
+    print(f"hone: {told}", file=sys.stderr)
     return 2
 
 

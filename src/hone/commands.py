@@ -81,8 +81,10 @@ def make(chosen: argparse.Namespace) -> int:
     from hone.config import load_config
     from hone.session import make, within
 
-    command, config = chosen.command, load_config(chosen.config, chosen.overrides)
+    command, config, leads = chosen.command, load_config(chosen.config, chosen.overrides), not launcher.place()
     if getattr(chosen, "report", False):
+        if not leads:
+            return 0
         from hone.report.synthesis import plot, synthesis
 
         for source in within(config.tasks):
@@ -91,7 +93,8 @@ def make(chosen: argparse.Namespace) -> int:
         return 0
     _quiet_libraries()
     for made in make(config, command, print):
-        print("\n".join(f"{name}: {value}" for name, value in made.items()))
+        if leads:
+            print("\n".join(f"{name}: {value}" for name, value in made.items()))
     return 0
 
 

@@ -75,7 +75,7 @@ def each(work: Callable[[], T]) -> list[T]:
         failure = error
     found: list[Any] = [None] * count()
     line = _second if getattr(_thread, "aside", False) else None
-    distributed.all_gather_object(found, (value, None if failure is None else _portable(failure)), group=line)
+    distributed.all_gather_object(found, (value, None if failure is None else portable(failure)), group=line)
     for place, (_, error) in enumerate(found):
         if error is not None and place == index():
             raise failure if type(error) is type(failure) else error from failure
@@ -139,8 +139,8 @@ def _store() -> Any:
     return distributed.distributed_c10d._get_default_store()
 
 
-def _portable(error: Exception) -> Exception:
-    """The error, or one with its text if it does not survive the way."""
+def portable(error: Exception) -> Exception:
+    """The error, or one with its text if it does not survive the way to another process."""
     try:
         pickle.dumps(error)
         return copy.deepcopy(error)  # puts it together as its arrival would

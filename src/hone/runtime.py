@@ -12,7 +12,7 @@ from torch import distributed
 
 from hone import ranks
 from hone.hangs import EndedElsewhere
-from hone.launcher import SEVERAL, launched, local_place
+from hone.launcher import NO_DEEPSPEED, SEVERAL, deepspeed, launched, local_place
 
 LONGEST = timedelta(days=30)
 """For what has no limit: torch wants one."""
@@ -31,9 +31,11 @@ def joined(name: str, *limits: float | None) -> Iterator[None]:
         limits: Seconds for the longest things that processes do by themselves; None for no limit.
 
     Raises:
-        ValueError: If there are fewer GPUs here than processes.
+        ValueError: If there are fewer GPUs here than processes, or the launcher was told to use DeepSpeed.
         EndedElsewhere: If what failed here did so because another process had failed before.
     """
+    if deepspeed():
+        raise ValueError(NO_DEEPSPEED)
     if launched() < 2 or distributed.is_initialized():
         yield
         return

@@ -27,10 +27,9 @@ Verify = Callable[[Task, Trajectory], Awaitable[Score]]
 class TaskSource(Protocol):
     """An iterator of tasks with a resumable cursor. Finite or endless.
 
-    A source that makes its tasks by playing others also has ``bind(player)``, which is called once the weights are
-    there, and ``make(report)``, which plays until its data set is whole and returns what it did, under the command that
-    its attribute ``command`` names. Never bound, it still gives tasks, and plays nothing. One that plays by the policy
-    as it is in training has a true ``follows_policy``: then nothing is played ahead.
+    One that plays others to make its tasks has ``bind(player)``, which is called once the weights are there, and
+    ``make(report)``, which plays until all are made and returns what it did, under its ``command``. Never bound, it
+    gives tasks and plays nothing. Where it plays in training, its ``follows_policy`` is true: nothing is played ahead.
 
     One that reads files may have ``fingerprint()``, which names them, each with a hash of what is in it: a run that is
     resumed on other data is refused.
@@ -44,11 +43,11 @@ class TaskSource(Protocol):
 
 @runtime_checkable
 class Player(Protocol):
-    """What a source that plays is given: the policy as it is now, its sampler, and the verifiers' workers.
+    """What a source that plays is given: the policy as it is now, its sampler, and the run's other parts.
 
-    ``play`` samples and judges outside of training; ``run`` awaits a coroutine where the sampler samples;
-    ``fingerprint`` is a hash of the policy's weights as they are now. Environment, verifier and sampling are the run's.
-    ``sampled`` counts the tokens of ``play``; who samples from the policy by other ways adds to it.
+    ``play`` samples and judges, in all processes together; the first tells ``finished`` of each group and its place.
+    ``run`` awaits a coroutine where the sampler samples, in this process. ``fingerprint`` is a hash of the weights as
+    they are now. ``sampled`` counts the tokens of ``play``; who samples by other ways adds to it.
     """
 
     policy: Policy
@@ -65,6 +64,7 @@ class Player(Protocol):
         params: SamplingParams,
         verifier: Verifier | None = None,
         environment: Environment | None = None,
+        finished: Callable[[int, Group], None] | None = None,
     ) -> list[Group]: ...
     def run(self, work: Coroutine[Any, Any, Any]) -> Any: ...
     def fingerprint(self) -> str: ...

@@ -110,15 +110,10 @@ class Session:
         params: SamplingParams,
         verifier: Verifier | None = None,
         environment: Environment | None = None,
+        finished: Callable[[int, Group], None] | None = None,
     ) -> list[Group]:
-        """Play each task ``n`` times; see :meth:`hone.collect.Collector.play`.
-
-        Raises:
-            ValueError: In a run of several processes, of which each would keep a journal of its own.
-        """
-        if ranks.several():
-            raise ValueError("tasks: a source that plays does so in one process: make its tasks before, by its command")
-        groups = self.collector.play(tasks, n, params, verifier, environment)
+        """Play each task ``n`` times; see :meth:`hone.collect.Collector.play`."""
+        groups = self.collector.play(tasks, n, params, verifier, environment, finished)
         self.sampled += sum(group.generated for group in groups)
         return groups
 
@@ -131,15 +126,19 @@ class Session:
         return self.collector.run(work)
 
     def fingerprint(self) -> str:
-        """A hash of the trainable weights as they are now, and of the model's name."""
+        """A hash of the trainable weights as they are now, and of the model's name; all processes ask together."""
         version = self.policy.version
         if self._fingerprint is None or self._fingerprint[0] != version:
-            self._fingerprint = version, fingerprint(getattr(self.policy, "path", ""), self.policy.state_dict())
+            weights = self.policy.state_dict()  # of sharded ones the first process has all
+            name = getattr(self.policy, "path", "")
+            self._fingerprint = version, ranks.first(lambda: fingerprint(name, weights))
         return self._fingerprint[1]
 
 
 def make(config: Any, command: str, report: Callable[[str], None]) -> list[dict[str, Any]]:
     """Have every source of a configuration that answers to ``command`` play until its data set is whole.
+
+    Of several processes that a launcher has started all call it; the first reports, and writes.
 
     Raises:
         ValueError: If there is none.
@@ -147,8 +146,8 @@ def make(config: Any, command: str, report: Callable[[str], None]) -> list[dict[
     makers = [source for source in within(config.tasks) if getattr(source, "command", None) == command]
     if not makers:
         raise ValueError(f"tasks: there is no source here for `hone {command}`")
-    with Session(config):
-        return [source.make(report) for source in makers]
+    with runtime.joined(config.device, *runtime.limits(config)), Session(config):
+        return [source.make((lambda told: None) if ranks.index() else report) for source in makers]
 
 
 def calibrate(config: Any, questions: int) -> list[dict[str, Any]]:

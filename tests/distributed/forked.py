@@ -70,16 +70,38 @@ def gradients(folder, engine, places):
     return found
 
 
-def train(folder, config, resume=False, allow=(), fault=None):
-    """A run; its folder tells what it did."""
+def train(folder, config, resume=False, allow=(), fault=None, store=False):
+    """A run; its folder tells what it did. With ``store`` its source stores what it makes beside it."""
     config = hone.load_config(config)
     config.folder = str(Path(folder, "run"))
+    if store:
+        config.tasks.store = f"{folder}/store"
     trainer = hone.Trainer(config)
     if fault:
         place, step, signal_number = fault
         _hurt(trainer, step if os.environ["RANK"] == str(place) else None, signal_number)
     trainer.fit(resume=resume, allow=allow)
-    return {"interrupted": trainer.interrupted, "leads": trainer.leads, "step": trainer.state.step}
+    told = {"interrupted": trainer.interrupted, "leads": trainer.leads, "step": trainer.state.step}
+    return told | {"sampled": trainer.session.sampled}
+
+
+def make(folder, config, command, fault=None):
+    """What a source makes, in the folder. ``fault`` is a process, and how many plays it survives."""
+    from hone import session
+    from hone.collect import Collector
+
+    if fault and os.environ["RANK"] == str(fault[0]):
+        play, left = Collector.play, iter(range(fault[1]))
+
+        def hurt(*given, **named):
+            if next(left, None) is None:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return play(*given, **named)
+
+        Collector.play = hurt
+    config, told = hone.load_config(config), []
+    config.tasks.store = f"{folder}/store"
+    return {"made": session.make(config, command, told.append), "told": told}
 
 
 def evaluate(folder, config, checkpoints=(), fault=None):
@@ -138,7 +160,6 @@ def refusals(folder, config):
     from hone import ranks, runtime
     from hone.engines.ddp import DDP
     from hone.engines.fsdp import FSDP
-    from hone.session import Session
 
     class Own:
         def load(self, device): ...
@@ -151,7 +172,6 @@ def refusals(folder, config):
             lambda: FSDP().load(Own(), torch.device("cpu")),
             lambda: FSDP(replicas=3).load(config.model, torch.device("cpu")),
             lambda: DDP().load(config.model, torch.device("cpu")),
-            lambda: Session(config).play([], 1, config.sampling),
         ):
             try:
                 refused()

@@ -245,7 +245,6 @@ def test_what_several_processes_cannot_do(config, processes):
             "engine: a Own cannot be sharded (load(device, shard)); use ddp",
             "engine.fsdp.replicas: 2 processes do not make 3 replicas",
             "model: process 1 loaded other weights than the first: is it one file?",
-            "tasks: a source that plays does so in one process: make its tasks before, by its command",
         ]
     )
 

@@ -129,8 +129,8 @@ def test_a_group_is_on_disk_before_the_others_are_played(tmp_path):
     class Stops(Player):
         """Ctrl-C comes while the second task is played."""
 
-        def play(self, tasks, n, params, verifier=None, environment=None):
-            first = super().play(tasks[:1], n, params, verifier, environment)
+        def play(self, tasks, n, params, verifier=None, environment=None, finished=None):
+            first = super().play(tasks[:1], n, params, verifier, environment, finished)
             if len(tasks) > 1:
                 raise KeyboardInterrupt
             return first

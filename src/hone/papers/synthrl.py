@@ -47,6 +47,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from hone import ranks
 from hone.papers.synthrl_pipeline import Known, Pipeline
 from hone.seats import Environment, Player, Policy, Sampler, SamplingParams, TaskSource, Writer, settings
 from hone.synthesis.drafts import Seed, accepted_rows, rejected_rows
@@ -198,13 +199,20 @@ class SynthRL:
         store.write([], [])  # an earlier set is made again from the journal
         looked_at = accepted = 0
         for tasks in batches(once(self.source, self.limit), self.batch):
-            seeds = pipeline.run(tasks, known)
+            seeds = self._run(pipeline, tasks, known)
             store.add(*_rows(seeds, pipeline))
             looked_at += len(tasks)
             accepted += sum(len(seed.accepted) for seed in seeds)
             report(f"{looked_at} tasks, {accepted} rewrites accepted")
         self._stored = None
-        return Tale.of(store.folder).summary()
+        return ranks.first(lambda: Tale.of(store.folder).summary())
+
+    def _run(self, pipeline: Pipeline, tasks: Sequence[Task], known: Known) -> list[Seed]:
+        try:
+            return pipeline.run(tasks, known)
+        except Exception:
+            self._journal = None  # to be read again: the first process may know more than the others
+            raise
 
     def _pipeline(self) -> Pipeline:
         if self._player is None:
@@ -238,7 +246,7 @@ class SynthRL:
 
     def _refreshed(self, tasks: Sequence[Task]) -> list[dict[str, str]]:
         pipeline = self._pipeline()
-        seeds = pipeline.run(tasks, Known())
+        seeds = self._run(pipeline, tasks, Known())
         Store(Path(self.store)).add(*_rows(seeds, pipeline))
         return [
             {"seed": seed.hash, "name": draft.name, "question": draft.question}

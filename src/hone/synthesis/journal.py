@@ -8,12 +8,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from hone import ranks
+
 
 class Journal:
     """Results under keys, each on disk as soon as it is there.
 
     A process that is killed loses at most the line that it was writing; that line is dropped when the file is opened
-    again. A line is ``{"key": ..., "value": ...}``.
+    again. A line is ``{"key": ..., "value": ...}``. Of several processes the first reads and writes; all open it
+    together, and each is to put in what the first puts in.
 
     Args:
         path: The file; it need not exist.
@@ -24,8 +27,11 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        mend(path)
-        self._known = {row["key"]: row["value"] for row in read_rows(path)}
+        self._known = ranks.first(self._read)
+
+    def _read(self) -> dict[str, Any]:
+        mend(self.path)
+        return {row["key"]: row["value"] for row in read_rows(self.path)}
 
     def __contains__(self, key: str) -> bool:
         return key in self._known
@@ -41,7 +47,8 @@ class Journal:
 
     def put(self, key: str, value: Any) -> None:
         """Keep a result; plain data only."""
-        append_rows(self.path, [{"key": key, "value": value}])
+        if not ranks.index():
+            append_rows(self.path, [{"key": key, "value": value}])
         self._known[key] = value
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from typing import Any
 
+from hone import ranks
 from hone.keys import key
 from hone.seats import Player, Writer
 from hone.synthesis.journal import Journal
@@ -28,7 +29,8 @@ class Outage(ConnectionError):
 class Replies:
     """Asks a writer.
 
-    A failed request is not an empty reply: it is not kept, so that a later run asks again.
+    A failed request is not an empty reply: it is not kept, so that a later run asks again. Of several processes the
+    first asks, so that nothing is paid for twice, and all have its replies.
 
     Attributes:
         player: Awaits the requests.
@@ -66,15 +68,30 @@ class Replies:
             for name, (messages, attempt) in requests.items()
         }
         new = {keys[name]: (name, *request) for name, request in requests.items() if keys[name] not in self.journal}
+        kept, failures, outage = ranks.first(lambda: self._ask_now(new)) if new else ({}, {}, None)
+        for where in kept.keys() - self.journal:
+            self.journal.put(where, kept[where])
         for where in dict.fromkeys(k for k in keys.values() if k in self.journal and k not in self._counted):
             self._counted.add(where)
-            self.player.sampled += self.journal[where].get("tokens", 0)  # as if it had been sampled now
-        failures = self.player.run(self._ask_all(new)) if new else {}
+            self.player.sampled += self.journal[where].get("tokens", 0)  # as if it had been sampled now, and here
+        if outage is not None:
+            raise outage
         return {name: failures.get(k) or self.journal[k]["reply"] for name, k in keys.items()}
 
-    async def _ask_all(self, requests: Mapping[str, tuple[str, Sequence[Message], int]]) -> dict[str, Exception]:
+    def _ask_now(self, new: Mapping[str, tuple[str, Sequence[Message], int]]) -> tuple[Any, Any, Outage | None]:
+        """The rows that this brought into the journal, what failed, and whether the writer is down."""
         failures: dict[str, Exception] = {}
+        outage = None
+        try:
+            self.player.run(self._ask_all(new, failures))
+        except Outage as error:
+            outage = error
+        kept = {where: self.journal[where] for where in new if where in self.journal}
+        return kept, {where: ranks.portable(error) for where, error in failures.items()}, outage
 
+    async def _ask_all(
+        self, requests: Mapping[str, tuple[str, Sequence[Message], int]], failures: dict[str, Exception]
+    ) -> None:
         async def ask(where: str, name: str, messages: Sequence[Message], attempt: int) -> None:
             seed = key(self.seed, where, attempt)
             try:
@@ -97,4 +114,3 @@ class Replies:
                     asking.create_task(ask(where, *request))
         except ExceptionGroup as group:
             raise group.exceptions[0] from None
-        return failures

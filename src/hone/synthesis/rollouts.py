@@ -2,6 +2,7 @@
 
 A rollout that could not be judged is none: it is played again, and a task that stays without its full set is not
 measured, which is not the same as hard. What was played is in a journal as soon as the task's last answer is judged.
+Of several processes each plays a share, and all have what all have played.
 
 What is found there counts as sampled all the same, once: how much a set of tasks cost does not depend on whether a run
 was killed and resumed while it played them.
@@ -10,7 +11,7 @@ was killed and resumed while it played them.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -91,7 +92,7 @@ class Rollouts:
                 elif lacking > 0:
                     wanted[lacking][where] = tasks[name]
             for n, missing in wanted.items():
-                self._play(missing, n)
+                self._play(missing, n, f"{purpose}/{turn}")
         return {name: self._tally(key) for name, key in keys.items()}
 
     def _count(self, where: str) -> None:
@@ -103,22 +104,27 @@ class Rollouts:
         asked = [list(task.prompt), task.answer]
         return f"rollouts/{purpose}/{digest(asked, self.identity, self.count)}"
 
-    def _play(self, tasks: Mapping[str, Task], n: int) -> None:
-        """Play each task n times and keep what came out under the task's key."""
-        named = {f"{task.id}#{digest(key)}": (key, task) for key, task in tasks.items()}
+    def _play(self, tasks: Mapping[str, Task], n: int, noise: str) -> None:
+        """Play each task n times and keep what came out under the task's key.
 
-        def keep(name: str, group: Group) -> None:
-            key, task = named[name]
-            if key not in self.journal:
+        Of the weights the noise does not depend: they differ by rounding between runs of one and of several processes.
+        """
+        keys = list(tasks)
+
+        def keep(place: int, group: Group) -> None:
+            if (key := keys[place]) not in self.journal:
                 outcomes = [[t.reward, t.stop == "length"] for t in group]
-                self.journal.put(key, {"task": task.id, "outcomes": outcomes, "tokens": group.generated})
+                self.journal.put(key, {"task": tasks[key].id, "outcomes": outcomes, "tokens": group.generated})
 
-        through = _Through(self.environment, self.sampler, keep)
         groups = self.player.play(
-            [replace(task, id=name) for name, (_, task) in named.items()], n, self.params, environment=through
+            [replace(task, id=f"{task.id}#{digest(list(task.prompt), task.answer, noise)}") for task in tasks.values()],
+            n,
+            self.params,
+            environment=_Through(self.environment, self.sampler) if self.sampler else self.environment,
+            finished=keep,
         )
-        for name, group in zip(named, groups, strict=True):
-            keep(name, group)  # for players that go another way than through the environment
+        for place, group in enumerate(groups):
+            keep(place, group)  # in the other processes, and for players that have not told
         self.counted.update(tasks)
 
     def _outcomes(self, key: str) -> list[tuple[float | None, bool]]:
@@ -138,17 +144,12 @@ class Rollouts:
 
 @dataclass(frozen=True)
 class _Through:
-    """An environment that plays in another, possibly with a sampler of its own, and tells when a group is whole."""
+    """An environment that plays in another, with a sampler of its own."""
 
     environment: Environment
-    sampler: Sampler | None
-    keep: Callable[[str, Group], None]
+    sampler: Sampler
 
     async def play_group(
         self, task: Task, n: int, *, sampler: Sampler, verify: Verify, params: SamplingParams
     ) -> Group:
-        group = await self.environment.play_group(
-            task, n, sampler=self.sampler or sampler, verify=verify, params=params
-        )
-        self.keep(task.id, group)
-        return group
+        return await self.environment.play_group(task, n, sampler=self.sampler, verify=verify, params=params)

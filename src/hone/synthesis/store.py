@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from hone import ranks
 from hone.synthesis.journal import Journal, append_rows, mend, read_rows, write_rows
 from hone.synthesis.overlap import Questions
 
@@ -19,6 +20,8 @@ Row = Mapping[str, Any]
 @dataclass(frozen=True)
 class Store:
     """``accepted.jsonl``, ``rejected.jsonl``, and ``journal.jsonl``, from which the other two can be made again.
+
+    Of several processes all write together, and the first does it.
 
     Attributes:
         folder: Where they are; it need not exist.
@@ -42,15 +45,23 @@ class Store:
 
     def write(self, accepted: Iterable[Row], rejected: Iterable[Row]) -> None:
         """Put these rows in place of those that are there."""
-        write_rows(self.rejected, rejected)
-        write_rows(self.accepted, accepted)
+
+        def write() -> None:
+            write_rows(self.rejected, rejected)
+            write_rows(self.accepted, accepted)
+
+        ranks.first(write)
 
     def add(self, accepted: Iterable[Row], rejected: Iterable[Row]) -> None:
         """Put these rows to those that are there."""
-        for path in (self.rejected, self.accepted):
-            mend(path)
-        append_rows(self.rejected, rejected)
-        append_rows(self.accepted, accepted)
+
+        def add() -> None:
+            for path in (self.rejected, self.accepted):
+                mend(path)
+            append_rows(self.rejected, rejected)
+            append_rows(self.accepted, accepted)
+
+        ranks.first(add)
 
     def by_seed(self) -> dict[str, list[dict[str, Any]]]:
         """The accepted rewrites of each seed, by its hash: their names and texts."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import Field
 
+from hone import ranks
 from hone.keys import key
 from hone.seats import Environment, Player, TaskSource, settings
 from hone.synthesis.journal import append_rows, mend, read_rows
@@ -24,9 +26,10 @@ class Failures:
     """Tasks that the policy has failed, each with the failed attempt, for the environment ``reflect_retry``.
 
     ``hone mine`` attempts the tasks of the source and stores what failed; an interrupted run goes on where it was.
-    Then the tasks come from the store alone: each with an attempt in its ``meta["attempt"]``, every one once in an
-    epoch, without end. The store is JSON Lines, a line a task, also for those that were always solved. While it holds
-    no failure, tasks are the source's in a dry run, and training is refused.
+    Of several processes each attempts a share, and the first writes. Then the tasks come from the store alone: each
+    with an attempt in its ``meta["attempt"]``, every one once in an epoch, without end. The store is JSON Lines, a line
+    a task, also for those that were always solved. While it holds no failure, tasks are the source's in a dry run, and
+    training is refused.
 
     Attempts are made as the environment of the run makes its first ones, for they must answer what is asked in
     training: a store of answers to anything else is refused. They stay those of the policy that made them, and as
@@ -93,7 +96,7 @@ class Failures:
         if self._player is None:
             raise ValueError("tasks.failures: bind(player) comes first; `hone mine` does so")
         path, made, unjudged = Path(self.store), self._made(), 0
-        rows = self._open(path, made)
+        rows = ranks.first(partial(self._open, path, made))
         cursor = self.source.state_dict()
         try:
             missing = (task for task in once(self.source, self.limit) if self._is_missing(task, rows))
@@ -103,7 +106,7 @@ class Failures:
                         unjudged += 1
                         continue
                     row = rows[tally.task.id] = tally.row(self._asked(tally.task), made)
-                    append_rows(path, [row])
+                    ranks.first(partial(append_rows, path, [row]))
                 report(f"{len(rows)} tasks, {sum(len(row['failures']) for row in rows.values())} failures")
         finally:
             self.source.load_state_dict(cursor)
