@@ -15,10 +15,18 @@ LAUNCHERS = {
 def launched(launcher, *arguments, module="hone.cli", timeout=120):
     """How it ends in two processes."""
     paths = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return subprocess.run(
-        [sys.executable, "-m", *LAUNCHERS[launcher].split(), "-m", module, *arguments],
+    command = [sys.executable, "-m", *LAUNCHERS[launcher].split(), "-m", module, *arguments]
+    with subprocess.Popen(
+        command,
         env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=timeout,
-    )
+    ) as launcher:
+        try:
+            told = launcher.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            launcher.terminate()  # and its processes, of which nothing is to stay
+            launcher.communicate(timeout=60)
+            raise
+    return subprocess.CompletedProcess(command, launcher.returncode, *told)
