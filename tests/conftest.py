@@ -58,7 +58,7 @@ def tiny_folder(tmp_path_factory, tiny_tokenizer):
     made = {}
 
     def folder(kind="llama", **config):
-        key = (kind, *sorted(config.items()))
+        key = (kind, repr(sorted(config.items())))
         if key not in made:
             settings = {**TINY, **KINDS[kind], **config}
             architecture = transformers.AutoConfig.for_model(settings.pop("model_type", kind), **settings)

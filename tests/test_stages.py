@@ -1,5 +1,7 @@
 """Settings that change on the way: what a stage may change, and that a resumed run is in the right one."""
 
+from pathlib import Path
+
 import loop_parts as parts
 import pytest
 from loop_parts import Letters, Spy
@@ -43,6 +45,13 @@ def test_a_stage_that_would_fail_fails_before_the_run(config):
     assert "stages.3.sampling.tempo = 1: unknown setting" in message
     assert "stages.7.steps = 9: cannot change in stages" in message
     assert "stages.8.sampling.temperature = 0: greedy siblings" in message
+
+
+def test_a_stage_that_cannot_be_spread_is_refused_before_the_first_step(config):
+    made = config(stages={2: {"update.sequence_parallel": 2}})
+    with pytest.raises(ValueError, match="sequence_parallel: 2: the run has 1 processes"):
+        hone.Trainer(made).fit()
+    assert not Path(made.folder, "metrics.jsonl").exists()
 
 
 def test_stages_are_written_down_and_read_back(config, tmp_path):

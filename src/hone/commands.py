@@ -50,14 +50,14 @@ def check(chosen: argparse.Namespace) -> int:
     """Try a configuration out, of a run or of an evaluation; 1 if something failed."""
     from hone.check import check
     from hone.config import load_config
+    from hone.document import read_mapping
     from hone.evaluation import load_evaluation
-    from hone.registry import ConfigError
 
     _quiet_libraries()
-    try:
-        config = load_config(chosen.config, chosen.overrides)
-    except ConfigError:
-        config = load_evaluation(chosen.config, chosen.overrides)  # or it says what is wrong
+    written = read_mapping(Path(chosen.config))
+    trains = "eval" not in written or "tasks" in written or any(o.startswith("tasks") for o in chosen.overrides)
+    config = (load_config if trains else load_evaluation)(chosen.config, chosen.overrides)
+    if not trains:
         print("there is nothing to train on: tried as `hone eval` reads it, with the tasks of its first evaluation")
     return 0 if check(config) else 1
 

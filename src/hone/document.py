@@ -64,9 +64,13 @@ def read(text: str) -> Any:
 
 def read_mapping(path: str | Path) -> dict[str, Any]:
     """Read a YAML file that holds a mapping; an empty file holds an empty one."""
-    data = read(Path(path).read_text(encoding="utf-8"))
-    if not isinstance(data, dict | None):
-        raise ConfigError(f"should hold a mapping of settings, not a {type(data).__name__}")
+    try:
+        data = read(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(data, dict | None):
+            raise ConfigError(f"should hold a mapping of settings, not a {type(data).__name__}")
+    except ConfigError as error:
+        error.source = path
+        raise
     return {str(key): value for key, value in (data or {}).items()}
 
 

@@ -156,8 +156,19 @@ class Learner:
         how = {"tokens": self.settings.tokens, "temperature": self.temperature}
         together = self.settings.sequence_parallel
         hand, hands = ranks.index() // together, ranks.count() // together
-        own = collate.share(groups, self.policy, **how, hand=hand, hands=hands)
-        return [replace(batch, processes=together) for batch in own]
+        return self._joint(collate.share(groups, self.policy, **how, hand=hand, hands=hands))
+
+    def unshared(
+        self, groups: Sequence[Group], *, tokens: int | None = None, temperature: float | None = None
+    ) -> list[Batch]:
+        """Micro-batches of groups that every process scores, or those that compute together; for looks, not updates."""
+        heat = self.temperature if temperature is None else temperature
+        return self._joint(
+            collate.batches(groups, self.policy, tokens=tokens or self.settings.tokens, temperature=heat)
+        )
+
+    def _joint(self, batches: Sequence[Batch]) -> list[Batch]:
+        return [replace(batch, processes=self.settings.sequence_parallel) for batch in batches]
 
     def _tell_waste(self, groups: Sequence[Group]) -> None:
         """Say once that most of the work is done several times over."""
@@ -233,21 +244,20 @@ class Learner:
     def gradient(self, groups: Sequence[Group], *, tokens: int) -> torch.Tensor:
         """The gradient that groups have when they are cut into micro-batches of so many tokens; nothing is updated.
 
-        Every process computes all of it; an engine that sums in the backward pass gives a multiple, and a
-        field that pools over processes sees each step once from every one.
+        Every process computes all of it, or with its neighbours; an engine that sums in the backward pass gives a
+        multiple, and a field that pools over processes sees each step once from every one.
 
         Returns:
             ``[N]`` float32 on the CPU: of each weight, entries at equal distances, at most about 4096.
         """
-        batches = collate.batches(groups, self.policy, tokens=tokens, temperature=self.temperature)
-        _, weight = self._backward(batches, Meter(), seed=0)
+        _, weight = self._backward(self.unshared(groups, tokens=tokens), Meter(), seed=0)
         pieces = [
             full(parameter.grad).flatten()[:: -(-parameter.numel() // SKETCH)].float().cpu() / (weight or 1.0)
             for parameter in self.policy.parameters()
             if parameter.grad is not None
         ]
         self.optimizer.zero_grad(set_to_none=True)
-        return torch.cat(pieces) if pieces else torch.zeros(0)
+        return ranks.together(torch.cat(pieces) if pieces else torch.zeros(0), self.settings.sequence_parallel)
 
     def splits(self, *, exact: bool) -> bool:
         """Whether the objective's gradient must not depend on the micro-batches.

@@ -39,6 +39,7 @@ def described(config: Any) -> Origin:
     settings = yaml.safe_load(config.dump())
     for name in ("folder", "engine", "variants"):  # a run may be moved, spread otherwise, and evaluated in any way
         settings.pop(name, None)
+    settings["update"].pop("sequence_parallel", None)
     return {"settings": settings, "data": data, "versions": versions}
 
 

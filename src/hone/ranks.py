@@ -19,12 +19,16 @@ PIECE = 4 * 2**20
 """Bytes that the store takes at a time: torch's takes 8 MiB at most."""
 _second: Any = None
 """Connections for threads that talk :func:`aside`."""
+_timeout: timedelta | None = None
+"""After which none waits for another any longer."""
 _thread = threading.local()
 
 
 def connect(backend: str, timeout: timedelta) -> None:
     """Join the processes that a launcher has started, twice; after ``timeout`` none waits for another any longer."""
-    global _second
+    global _second, _timeout
+    neighbours.cache_clear()
+    _timeout = timeout
     distributed.init_process_group(backend, timeout=timeout)
     _second = distributed.new_group(backend="gloo", timeout=timeout)
 
@@ -55,8 +59,15 @@ def index() -> int:
 @cache
 def neighbours(size: int) -> Any:
     """The group of ``size`` processes next to each other that this one belongs to; first, every process asks for it."""
-    own, _ = distributed.new_subgroups(size)
+    own, _ = distributed.new_subgroups(size, timeout=_timeout)
     return own
+
+
+def together(values: Tensor, size: int) -> Tensor:
+    """Values summed over :func:`neighbours`, which all call it."""
+    if size > 1:
+        distributed.all_reduce(values, group=neighbours(size))
+    return values
 
 
 def each(work: Callable[[], T]) -> list[T]:

@@ -205,6 +205,8 @@ class Trainer:
             session=self.session,
             learner=self.learner,
         )
+        for stage in stages:  # what cannot be is refused now, and not after hours
+            self.learner.settings = stage.update
         self.ahead = Ahead(config, self.session, self.state)
         self.state.play = self.ahead.play
         self.recovery = Recovery(self.learner, config.limits.update, self.ahead.drop)

@@ -60,9 +60,16 @@ def gradients(folder, engine, places):
             widths = []
             embedding = policy.model.get_input_embeddings()
             embedding.register_forward_pre_hook(lambda _, given, widths=widths: widths.append(given[0].shape[1]))
+            whole = learner.gradient(case["groups"], tokens=40) if "whole" in case else None
             metrics = learner.update(case["groups"], 0)
             weights = torch.cat([value.flatten() for _, value in policy.masters.rounded()])
-            found[name] = {"gradients": seen, "metrics": metrics, "weights": weights.float(), "widths": widths}
+            found[name] = {
+                "gradients": seen,
+                "metrics": metrics,
+                "weights": weights.float(),
+                "widths": widths,
+                "whole": whole,
+            }
             for scored in (policy, *([reference.policy] if reference else ())):
                 if hasattr(scored.model, "unshard"):
                     assert scored.model._get_fsdp_state()._comm_ctx.post_forward_order == []  # or it would grow

@@ -65,6 +65,7 @@ def cases(make_group, tiny_folder, tmp_path_factory):
         "host": case(policy=model | {"offload": True}),
         "rounded": case(policy=model | {"dtype": "bfloat16"}),
     }  # fmt: skip
+    made["plain"]["whole"] = made["lora"]["whole"] = True  # also the gradient that the guard looks at
     folder = tmp_path_factory.mktemp("cases")
     torch.save(made, folder / "cases.pt")
     return folder
@@ -153,3 +154,5 @@ def test_so_it_is_where_rows_lie_over_processes(n, size, engine, cases, alone, p
         for other in found[1:]:
             assert other[name]["metrics"] == first["metrics"], name
             assert torch.equal(other[name]["weights"], first["weights"]), name
+        for one in found if wanted["whole"] is not None else ():  # under fsdp a multiple
+            assert distance(*(w / w.norm() for w in (one[name]["whole"], wanted["whole"]))) < 1e-6, name

@@ -641,7 +641,7 @@ class FullLogits:
         self.policy, self.encode, self.logits = policy, policy.encode, None
 
     def score(self, batch):
-        hidden = self.policy._hidden(batch.inputs)
+        hidden = scores.hidden(self.policy, batch.inputs)
         self.logits = self.policy.logits(hidden.flatten(0, 1)).view(*hidden.shape[:2], -1)
         self.logits.retain_grad()
         rows, steps = batch.mask.nonzero(as_tuple=True)

@@ -12,6 +12,8 @@ from hone.learner import Learner
 from hone.policies.sequence import Split
 from hone.sections import OptimizerConfig, UpdateConfig
 
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
+
 
 @given(st.integers(1, 40), st.integers(1, 6))
 def test_every_step_lies_in_one_place(length, size):
@@ -43,6 +45,7 @@ def test_every_step_lies_in_one_place(length, size):
         ),
         ("llama", {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 4}, 16, "give one of 1, 2, 4, 8"),
         ("gemma2", {}, 2, "does not attend over packed rows"),
+        ("llama", {"rope_parameters": DYNAMIC}, 2, r"positions \(dynamic\) depend on how long the whole row is"),
     ],
 )
 def test_what_cannot_be_spread_is_refused(kind, config, size, message, tiny_policy, monkeypatch):

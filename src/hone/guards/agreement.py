@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean, pstdev
+from typing import Any
 
 import torch
 
 from hone import collate
 from hone.guards import shift
 from hone.guards.finding import Finding
-from hone.seats import Policy
 from hone.types import Group
 
 Steps = Sequence[Sequence[float]]
@@ -25,24 +25,19 @@ class Scorer:
     """The policy's own word on the trained steps of groups, at any temperature.
 
     Attributes:
-        policy: As it is now.
+        learner: Of the policy as it is now; it lays the groups out.
         groups: Judged, with trained steps.
-        tokens: Most steps of a micro-batch.
-        temperature: Of sampling.
     """
 
-    policy: Policy
+    learner: Any
     groups: Sequence[Group]
-    tokens: int
-    temperature: float
 
     @torch.no_grad()
     def __call__(self, temperature: float | None = None, *, read: str = "logprobs") -> list[list[float]]:
         """``logprobs`` or ``entropy`` of every trained step, by trajectory, in nats."""
-        heat = self.temperature if temperature is None else temperature
         found: dict[int, list[float]] = {}
-        for batch in collate.batches(self.groups, self.policy, tokens=self.tokens, temperature=heat):
-            found |= collate.spread(getattr(self.policy.score(batch), read), batch)
+        for batch in self.learner.unshared(self.groups, temperature=temperature):
+            found |= collate.spread(getattr(self.learner.policy.score(batch), read), batch)
         return [found[index] for index in sorted(found)]
 
     @cached_property
@@ -118,7 +113,7 @@ def _explanations(scorer: Scorer, sampled: Steps, scored: Steps, found: float) -
             yield f"the sampler's log-probabilities are shifted: each is that of the token {where} its own", "sampler"
     if _normalised_twice(sampled, scored):
         yield "the sampler takes the softmax twice: it normalised probabilities, not logits", "sampler, its draw"
-    heat = scorer.temperature
+    heat = scorer.learner.temperature
     if heat != 1.0:
         if explains(sampled, scorer(heat * heat)):
             yield "the sampler applies the temperature twice", "sampler; sampling.temperature"
@@ -128,7 +123,7 @@ def _explanations(scorer: Scorer, sampled: Steps, scored: Steps, found: float) -
             yield "the policy applies the temperature twice", "model, its score(); sampling.temperature"
     if not gap(scored, scorer(2 * heat)):
         yield "the policy leaves the temperature out of its log-probabilities", "model, its score()"
-    if wrong := shift.wrong(scorer.policy, scorer.groups, tokens=scorer.tokens, temperature=heat):
+    if wrong := shift.wrong(scorer.learner, scorer.groups):
         yield wrong, "model: its score() and encode(), the step before each action"
 
 

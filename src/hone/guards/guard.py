@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from hone import collate, ranks
+from hone import ranks
 from hone.guards import bands, memory, rewards, weights
 from hone.guards.agreement import Scorer, agreement, repeatable
 from hone.guards.bands import Band
@@ -175,9 +175,8 @@ class Guard:
             yield weights.alike(own(), held())
         probe = few(judged)
         tolerance = getattr(policy, "tolerance", INEXACT)
-        tokens, heat = learner.settings.tokens, learner.temperature
-        yield layout(probe, collate.batches(probe, policy, tokens=tokens, temperature=heat))
-        scorer = Scorer(policy, probe, tokens, heat)
+        yield layout(probe, learner.unshared(probe))
+        scorer = Scorer(learner, probe)
         limit = self.mismatch or tolerance / 2
         yield repeatable(scorer, limit=limit)
         if self._fresh:

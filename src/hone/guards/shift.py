@@ -8,18 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 
-from hone import collate
-from hone.seats import Policy
 from hone.types import Group, Segment, Trajectory
 
 SAME, OTHER = 1e-3, 1e-6
 """Relative change of an entropy that is none, or is one."""
 
 
-def wrong(policy: Policy, groups: Sequence[Group], *, tokens: int, temperature: float) -> str | None:
+def wrong(learner: Any, groups: Sequence[Group]) -> str | None:
     """What is wrong with the shift, tried on the longest trajectory; None if nothing is, or it is too short."""
     found = max((t for group in groups for t in group if t.reward is not None), key=_last_run, default=None)
     if found is None or _last_run(found) < 3:
@@ -28,9 +27,9 @@ def wrong(policy: Policy, groups: Sequence[Group], *, tokens: int, temperature: 
     def entropy(*changed: int) -> float:
         """Of the last step, after other actions at the given places from the end."""
         group = Group(found.task, [_changed(found, set(changed))])
-        [batch] = collate.batches([group], policy, tokens=tokens, temperature=temperature)
+        [batch] = learner.unshared([group])
         with torch.no_grad():
-            return float(policy.score(batch).entropy[batch.mask][-1])
+            return float(learner.policy.score(batch).entropy[batch.mask][-1])
 
     plain = entropy()
     if abs(entropy(1) - plain) > SAME * max(1.0, abs(plain)):

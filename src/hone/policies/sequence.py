@@ -7,7 +7,7 @@ they go back. (DeepSpeed-Ulysses, arXiv:2309.14509.) So what a process keeps of 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,8 @@ from torch.nn.functional import pad
 
 from hone import ranks
 
+WHOLE = {"dynamic", "longrope"}
+"""Kinds of rotary positions whose frequencies follow the largest position, which a part of a row does not know."""
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -113,6 +115,13 @@ class _Assembled(torch.autograd.Function):
         return gradient[:, own], None, None
 
 
+def _rotary(config: Any) -> set[str]:
+    """The kinds of rotary positions that a model has, perhaps by kind of layer."""
+    given = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    parts = [part for part in (given, *given.values()) if isinstance(part, Mapping)]
+    return {str(part.get("rope_type", part.get("type"))) for part in parts}
+
+
 def prepare(policy: Any, size: int) -> None:
     """Make ready to score with so many processes, all of which call this.
 
@@ -124,6 +133,8 @@ def prepare(policy: Any, size: int) -> None:
         raise ValueError(f"{where}: the run has {ranks.count()} processes, which is no multiple of it")
     if not (policy.packs and policy.shares_context):
         raise ValueError(f"{where}: {policy.path!r} does not attend over packed rows, which alone can be spread")
+    if kinds := _rotary(config) & WHOLE:
+        raise ValueError(f"{where}: the model's positions ({', '.join(kinds)}) depend on how long the whole row is")
     heads = config.num_attention_heads
     keys = getattr(config, "num_key_value_heads", None) or heads
     fits = [n for n in range(1, heads + 1) if heads % n == 0 and (keys % n == 0 or n % keys == 0)]
