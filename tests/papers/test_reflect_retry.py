@@ -25,6 +25,7 @@ from hone.objectives.policy_gradient import PolicyGradient
 from hone.papers.reflect_retry import BLIND, REFLECT, RETRY, ReflectRetry
 from hone.papers.reflect_retry_play import states
 from hone.parts import Bound
+from hone.policies import scores
 from hone.policies.chat import ChatRenderer
 from hone.policies.head import log_prob_and_entropy
 from hone.samplers.native import NativeSampler

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from hone.policies import scores
 from hone.policies.adapters import LoRA
 from hone.policies.causal_lm import CausalLM
 from hone.samplers.decode import cache_keyword
@@ -92,7 +93,7 @@ def test_what_is_kept_for_the_backward_pass_is_what_autograd_keeps(tiny_folder, 
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        hidden = policy._hidden(policy.encode([TREE]))
+        hidden = scores.hidden(policy, policy.encode([TREE]))
     assert hidden.requires_grad
     predicted = hollow.kept(TREE, packed=True)
     assert predicted.total == sum(storage.nbytes() for storage in kept.values())
