@@ -52,6 +52,9 @@ def test_devices_that_compute_rows_together_have_a_part_of_them(tiny_config, gea
     assert kept.total == pytest.approx(planner.hollow.kept(row, packed=not gear.gpu).total / 2, abs=1)
     with pytest.raises(ValueError, match="sequence_parallel: 2: 3 devices are no multiple"):
         work(config, Lengths((10,), 20), devices=3)
+    config.update.sequence_parallel = 3
+    with pytest.raises(ValueError, match="sequence_parallel: 3: the model has 4 heads of queries and 2 of keys"):
+        Planner(config, gear, prompt=10, response=20).plan(Layout(3))
 
 
 def test_what_the_gate_drops_is_sampled_and_not_trained(tiny_config):

@@ -11,6 +11,7 @@ from hone.planning.hardware import Hardware
 from hone.planning.memory import Layout, Memory, Phase
 from hone.planning.speed import Speed
 from hone.planning.work import Lengths, Work, work
+from hone.policies import sequence
 from hone.policies.hollow import Hollow, Shape
 
 
@@ -107,6 +108,7 @@ class Planner:
     def plan(self, layout: Layout | None = None, *, kept: int | None = None, rounds: float = 1) -> Plan:
         """The plan over so many devices, of a step in which so many groups are kept of so many rounds."""
         config, hardware, layout = self.config, self.hardware, layout or Layout()
+        sequence.refuse(self.hollow.policy.text_config, config.update.sequence_parallel)
         memory = Memory(config, self.hollow, hardware, layout)
         packs = self.hollow.packs
         of_step = work(config, self.lengths, devices=layout.devices, packs=packs, kept=kept, rounds=rounds)

@@ -122,17 +122,17 @@ def _rotary(config: Any) -> set[str]:
     return {str(part.get("rope_type", part.get("type"))) for part in parts}
 
 
-def prepare(policy: Any, size: int) -> None:
-    """Make ready to score with so many processes, all of which call this.
+def refuse(config: Any, size: int) -> None:
+    """Refuse a model whose steps cannot lie over so many processes.
+
+    Args:
+        config: Of the text model.
+        size: Processes.
 
     Raises:
-        ValueError: If they, or the model's heads, do not come out even; it names the setting and what could be set.
+        ValueError: It names the setting, and what could be set.
     """
-    where, config = f"update.sequence_parallel: {size}", policy.text_config
-    if ranks.count() % size:
-        raise ValueError(f"{where}: the run has {ranks.count()} processes, which is no multiple of it")
-    if not (policy.packs and policy.shares_context):
-        raise ValueError(f"{where}: {policy.path!r} does not attend over packed rows, which alone can be spread")
+    where = f"update.sequence_parallel: {size}"
     if kinds := _rotary(config) & WHOLE:
         raise ValueError(f"{where}: the model's positions ({', '.join(kinds)}) depend on how long the whole row is")
     heads = config.num_attention_heads
@@ -141,4 +141,18 @@ def prepare(policy: Any, size: int) -> None:
     if size not in fits:
         those = ", ".join(map(str, fits))
         raise ValueError(f"{where}: the model has {heads} heads of queries and {keys} of keys; give one of {those}")
+
+
+def prepare(policy: Any, size: int) -> None:
+    """Make ready to score with so many processes, all of which call this.
+
+    Raises:
+        ValueError: If they do not come out even, or the model is refused.
+    """
+    where = f"update.sequence_parallel: {size}"
+    if ranks.count() % size:
+        raise ValueError(f"{where}: the run has {ranks.count()} processes, which is no multiple of it")
+    if not (policy.packs and policy.shares_context):
+        raise ValueError(f"{where}: {policy.path!r} does not attend over packed rows, which alone can be spread")
+    refuse(policy.text_config, size)
     ranks.neighbours(size)
