@@ -81,6 +81,12 @@ def test_changed_settings_are_shown_and_refused_unless_allowed(here, capsys):
     assert steps() == [1, 2, 3]
 
 
+def test_over_how_many_processes_rows_lie_may_change(here, capsys):
+    edit("sequence_parallel: 1", "sequence_parallel: 2")
+    assert main(["resume", "run"]) == 2
+    assert "sequence_parallel: 2: the run has 1 processes" in capsys.readouterr().err  # and nothing of other settings
+
+
 def test_what_was_accepted_stays_so_if_the_run_dies_at_once(here, capsys):
     config = hone.load_config("run/config.yaml", ["steps=9"])
     config.hooks.append(Spy(at={2: lambda state: 1 / 0}))
