@@ -86,7 +86,7 @@ def distance(one, other):
         (2, "ddp"),
         pytest.param(4, "ddp", marks=pytest.mark.slow),
         (2, "fsdp"),
-        (4, {"fsdp": {"replicas": 2}}),
+        pytest.param(4, {"fsdp": {"replicas": 2}}, marks=pytest.mark.slow),
         pytest.param(4, "fsdp", marks=pytest.mark.slow),
     ],
     ids=str,

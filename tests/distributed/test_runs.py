@@ -157,6 +157,7 @@ def test_saved_on_one_resumed_on_four(engine, config, alone, processes):
     same_run(folder / "run", alone, first=3, tolerance=1e-4)
 
 
+@pytest.mark.slow
 def test_adapters(config, processes):
     wanted = processes("train", 1, config=config(**{"model.lora.rank": 4}))[0] / "run"
     for n, engine in ((2, "ddp"), (2, "fsdp")):

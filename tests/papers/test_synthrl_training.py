@@ -292,6 +292,7 @@ print(json.dumps(source.make(lambda line: None)))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="there is no SIGKILL here")
 def test_killed_at_several_points_it_comes_to_the_same_set(tmp_path):
     code = CHILD.format(tests=str(Path(__file__).parents[1]))
