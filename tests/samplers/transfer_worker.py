@@ -10,6 +10,7 @@ import sys
 import torch
 
 from hone.checksums import checksums
+from hone.samplers.vllm_meeting import Meeting
 from hone.samplers.vllm_parcel import arriving
 from hone.samplers.vllm_worker import channel
 
@@ -26,7 +27,8 @@ class Telling:
 
 told = json.loads(sys.argv[1])
 try:
-    came = arriving(Telling(channel(told, int(sys.argv[2]), torch.device(sys.argv[3]))), told["outline"])
+    own = channel(Meeting.joined(told), int(sys.argv[2]), torch.device(sys.argv[3]))
+    came = arriving(Telling(own), told["outline"])
     print(json.dumps(checksums(came)))
 except OSError as error:
     print(json.dumps(f"{type(error).__name__}: {error}"))

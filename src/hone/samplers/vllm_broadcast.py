@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 import torch
@@ -35,9 +37,10 @@ class Broadcast:
         self._meeting, self._count = meeting, 0
         self._device = device if backend == "nccl" else torch.device("cpu")
         meeting.gather()
-        make = _nccl if backend == "nccl" else _gloo
         with lost("the connections between trainer and servers"):
-            self._group = make(meeting, rank)
+            self._group = _aside(
+                meeting, lambda: _nccl(meeting, rank, device) if backend == "nccl" else _gloo(meeting, rank)
+            )
         self._options = distributed.BroadcastOptions()
         self._options.rootRank = self._options.rootTensor = 0
 
@@ -65,6 +68,21 @@ class Broadcast:
         return bucket
 
 
+def _aside(meeting: Meeting, make: Callable[[], Any]) -> Any:
+    """What connects, from a thread: while torch connects it looks at nothing, and others may have given up."""
+    made: Future[Any] = Future()
+
+    def work() -> None:
+        try:
+            made.set_result(make())
+        except Exception as error:
+            made.set_exception(error)
+
+    threading.Thread(target=work, name="hone-connecting", daemon=True).start()
+    meeting.wait(made.done, "connecting trainer and servers")
+    return made.result()
+
+
 def _outlive(work: Any, *held: Any) -> None:
     """Keep what a broadcast that was left alone still reads and writes; the end of a group waits for it."""
     while not work.is_completed():
@@ -80,16 +98,22 @@ def _gloo(meeting: Meeting, rank: int) -> Any:
     return distributed.ProcessGroupGloo(meeting.store(), rank, meeting.size, options)
 
 
-def _nccl(meeting: Meeting, rank: int) -> Any:
-    """Torch must not end the process for an error in this group, as it does for one of training."""
+def _nccl(meeting: Meeting, rank: int, device: torch.device) -> Any:
+    """Torch must not end the process for an error in this group, as it does for one of training.
+
+    Only the environment says so, and a group reads it as it is made. That takes no time, for it connects afterwards;
+    a group that another thread makes in that moment has no watchdog either, but training makes its own beforehand.
+    """
     options = distributed.ProcessGroupNCCL.Options()
     options._timeout = meeting.left
     name = "TORCH_NCCL_ASYNC_ERROR_HANDLING"
     before = os.environ.get(name)
     os.environ[name] = "0"
     try:
-        return distributed.ProcessGroupNCCL(meeting.store(), rank, meeting.size, options)
+        group = distributed.ProcessGroupNCCL(meeting.store(), rank, meeting.size, options)
     finally:
         os.environ.pop(name)
         if before is not None:
             os.environ[name] = before
+    group.eager_connect_single_device(device)  # else the first broadcast does, and whoever asks for it stands still
+    return group

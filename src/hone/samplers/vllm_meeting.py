@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ipaddress
 import math
+import os
+import re
 import secrets
 import socket
 import time
@@ -21,6 +23,8 @@ from torch.distributed import PrefixStore, Store, TCPStore
 SHORTEST, LONGEST, LOOK = 0.0005, 0.02, 0.2
 """Seconds between looks whether something is done, longer the longer it takes, and whether somebody has given up."""
 FOREVER = timedelta(days=365)
+REACH = timedelta(seconds=30)
+"""The most for a connection to the trainer, which is there before anybody is told of it."""
 
 
 class Meeting:
@@ -30,13 +34,14 @@ class Meeting:
         store: Through which they talk.
         told: What all of them know: "host", "port", "name", "size" (processes, the trainer included) and "limit"
             (seconds for the whole transfer, or None). Plain data.
+        began: When its limit began, by the monotonic clock.
     """
 
-    def __init__(self, store: TCPStore, told: dict[str, Any]) -> None:
+    def __init__(self, store: TCPStore, told: dict[str, Any], began: float) -> None:
         self._connection, self.told = store, told
         self._store = PrefixStore(told["name"], store)
         self.limit, self.size = told["limit"], told["size"]
-        self._end = time.monotonic() + (math.inf if self.limit is None else self.limit)
+        self._end = began + (math.inf if self.limit is None else self.limit)
 
     @classmethod
     def opened(cls, host: str, port: int, size: int, limit: float | None) -> Meeting:
@@ -58,12 +63,11 @@ class Meeting:
             listening.bind((host, port))
             listening.listen()
             port = listening.getsockname()[1]
-            file = listening.detach()
-            with lost("the store of a transfer"):
-                store = TCPStore(host, port, is_master=True, wait_for_workers=False, master_listen_fd=file)
+            store = _kept(listening, host, port)
         except OSError as error:
             raise OSError(f"sampler.vllm_server.meet: cannot listen at {host}:{port}: {error}") from None
-        return cls(store, {"host": host, "port": port, "name": secrets.token_hex(16), "size": size, "limit": limit})
+        told = {"host": host, "port": port, "name": secrets.token_hex(16), "size": size, "limit": limit}
+        return cls(store, told, time.monotonic())
 
     @classmethod
     def joined(cls, told: dict[str, Any]) -> Meeting:
@@ -72,10 +76,11 @@ class Meeting:
         Raises:
             OSError: If it cannot be reached.
         """
+        began, limit = time.monotonic(), told["limit"]
+        span = REACH if limit is None else min(REACH, timedelta(seconds=limit))
         with lost(f"the trainer at {told['host']}:{told['port']}"):
-            span = FOREVER if told["limit"] is None else timedelta(seconds=told["limit"])
             store = TCPStore(told["host"], told["port"], is_master=False, wait_for_workers=False, timeout=span)
-        return cls(store, told)
+        return cls(store, told, began)
 
     @property
     def left(self) -> timedelta:
@@ -120,12 +125,28 @@ class Meeting:
 
     def give_up(self, why: str) -> None:
         """Tell the others that there is nothing more to wait for; the first to do so says why."""
+        if (store := self._store) is None:  # it is closed
+            return
         with suppress(RuntimeError):  # who keeps the store is gone, and with it all reason to wait
-            self._store.compare_set("over", "", why)
+            store.compare_set("over", "", why)
 
     def close(self) -> None:
         """As the trainer, behind all others: who is still there loses the connection."""
         self._connection = self._store = None
+
+
+def _kept(listening: socket.socket, host: str, port: int) -> TCPStore:
+    """A store at a socket, which is closed if there is none; torch does so itself only when it got far enough."""
+    own = os.fstat(listening.fileno())
+    file = listening.detach()
+    try:
+        with lost("the store of a transfer"):
+            return TCPStore(host, port, is_master=True, wait_for_workers=False, master_listen_fd=file)
+    except OSError:
+        with suppress(OSError):
+            if os.path.samestat(own, os.fstat(file)):
+                os.close(file)
+        raise
 
 
 @contextmanager
@@ -138,15 +159,24 @@ def lost(what: str) -> Iterator[None]:
 
 
 def address(text: str) -> tuple[str, int]:
-    """Host and port of ``host`` or ``host:port``; port 0 is any.
+    """Host and port of ``host``, ``host:port`` or ``[IPv6]:port``; port 0 is any.
 
     Raises:
         ValueError: If it is neither, or no address that others could be sent to.
     """
-    host, _, port = text.rpartition(":") if text.count(":") == 1 else (text, "", "0")
-    if not host or not port.isdecimal() or int(port) > 65535 or host in ("0.0.0.0", "::"):
+    plain = re.fullmatch(r"(?P<host>[^:\[\]]+)(:(?P<port>[0-9]{1,5}))?", text)
+    found = plain or re.fullmatch(r"\[(?P<host>[^\[\]]+)\](:(?P<port>[0-9]{1,5}))?", text)
+    host, port = (found["host"], int(found["port"] or 0)) if found else (text, 0)
+    if (not plain and not _is_ip6(host)) or port > 65535 or host in ("0.0.0.0", "::"):
         raise ValueError(f"should be the trainer's address as servers reach it, host or host:port, not {text!r}")
-    return host, int(port)
+    return host, port
+
+
+def _is_ip6(host: str) -> bool:
+    try:
+        return bool(ipaddress.IPv6Address(host))
+    except ValueError:
+        return False
 
 
 def own_address(host: str, port: int) -> str:

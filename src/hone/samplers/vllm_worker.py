@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,26 +26,26 @@ class TakesWeights:
 
     def take_weights(self, folder: str, check: bool) -> dict[str, Any]:
         """Those in a folder of safetensors, by the names of a checkpoint."""
-        return self._take(_read(folder), check)
+        return self._take(_read(folder), check, lambda why: None)
 
-    def receive_weights(self, meeting: dict[str, Any], check: bool) -> dict[str, Any]:
-        """Those that the trainer sends to a meeting.
+    def receive_weights(self, told: dict[str, Any], check: bool) -> dict[str, Any]:
+        """Those that the trainer sends to a meeting; if this worker fails, all others there are told at once.
 
         Args:
-            meeting: What :class:`~hone.samplers.vllm_meeting.Meeting` tells, the weights' "outline", the "backend",
+            told: What :class:`~hone.samplers.vllm_meeting.Meeting` tells, the weights' "outline", the "backend",
                 the place of this server's "first" worker, and for "ipc" the "handles".
             check: Whether to compare.
         """
-        return self._take(self._received(meeting), check)
+        try:
+            meeting = Meeting.joined(told)
+        except OSError as error:
+            return {"unlike": [], "compared": 0, "failed": _told(error)}
+        weights = _received(meeting, told["first"] + self.parallel_config.rank, self.device)
+        return self._take(weights, check, meeting.give_up)
 
-    def _received(self, told: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
-        own = self.parallel_config
-        rank = told["first"] + own.data_parallel_index * own.world_size + own.rank
-        yield from arriving(channel(told, rank, self.device), told["outline"])
-
-    def _take(self, weights: Iterable[tuple[str, Tensor]], check: bool) -> dict[str, Any]:
+    def _take(self, weights: Iterable[tuple[str, Tensor]], check: bool, fail: Callable[[str], None]) -> dict[str, Any]:
         sent: dict[str, int] = {}
-        failures: list[OSError] = []
+        failures: list[Exception] = []
 
         def given() -> Iterator[tuple[str, Tensor]]:
             try:
@@ -53,10 +53,15 @@ class TakesWeights:
                     if check:
                         sent.update(words(name, weight, self.model_config.dtype))
                     yield name, weight
-            except OSError as error:  # vLLM has to come to the end, or it would go on in the middle the next time
+            except Exception as error:  # vLLM has to come to the end, or it would go on in the middle the next time
                 failures.append(error)
+                fail(_told(error))
 
-        self.reload_weights(weights_iterator=given())
+        try:
+            self.reload_weights(weights_iterator=given())
+        except Exception as error:
+            fail(_told(error))
+            raise
         for failure in failures:
             damaged = failure.names if isinstance(failure, Damaged) else []
             return {"unlike": damaged, "compared": len(damaged), "failed": "" if damaged else _told(failure)}
@@ -66,18 +71,22 @@ class TakesWeights:
         return {"unlike": names, "compared": compared, "failed": ""}
 
 
-def channel(told: dict[str, Any], rank: int, device: torch.device) -> Borrowed | Broadcast:
+def _received(meeting: Meeting, rank: int, device: torch.device) -> Iterator[tuple[str, Tensor]]:
+    yield from arriving(channel(meeting, rank, device), meeting.told["outline"])
+
+
+def channel(meeting: Meeting, rank: int, device: torch.device) -> Borrowed | Broadcast:
     """What receives the buckets of a meeting, as soon as all are there.
 
     Args:
-        told: See :meth:`TakesWeights.receive_weights`.
+        meeting: What was told of it is as in :meth:`TakesWeights.receive_weights`.
         rank: The place of this worker; 0 is the trainer's.
         device: Of this worker.
 
     Raises:
         OSError: If the trainer or the others are not there.
     """
-    meeting = Meeting.joined(told)
+    told = meeting.told
     if told["backend"] != "ipc":
         return Broadcast(meeting, rank, told["backend"], device)
     borrowed = Borrowed(meeting, told["handles"][rank - 1], device)
@@ -85,7 +94,7 @@ def channel(told: dict[str, Any], rank: int, device: torch.device) -> Borrowed |
     return borrowed
 
 
-def _told(failure: OSError) -> str:
+def _told(failure: Exception) -> str:
     return f"{type(failure).__name__}: {failure}"
 
 
