@@ -39,13 +39,14 @@ def serve(config: Config, host: str, port: int) -> NoReturn:
         raise ValueError(
             "model.dtype: auto: trainer and server would each choose for themselves; set bfloat16 or float32"
         )
-    if sampler.transfer == "ipc" and not torch.cuda.is_available():
+    if sampler.way == "ipc" and not torch.cuda.is_available():
         raise ValueError("sampler.vllm_server.transfer: ipc goes through a GPU's memory, and there is none here")
     vllm_compat.require()
     vllm_compat.refuse_unknown(sampler.engine, "sampler.vllm_server.engine")
-    taking = {vllm_compat.TRANSFER: sampler.transfer}
+    taking = {vllm_compat.TRANSFER: sampler.way}
     if sampler.exchange is None:
         outline = Path(tempfile.mkdtemp(prefix="hone-model-"))
+        taking[vllm_compat.SCRATCH] = str(outline)  # this process becomes another, which removes it
     else:
         taking[vllm_compat.EXCHANGE] = sampler.exchange
         outline = Path(sampler.exchange, f"model-{platform.node()}-{port}").absolute()

@@ -49,6 +49,8 @@ class Played(Fleet):
             if not unlike:
                 self.has[url] = body["version"]
             return {"unlike": unlike, "compared": 9}
+        if self.wrong.get(url) == "no version":
+            return {"longest": 100}
         return {"version": self.has[url], "longest": 100 if url == "a" else 50}
 
 
@@ -99,6 +101,22 @@ def test_one_that_refuses_does_not_end_the_wait_for_another():
             return (await asking)["url"]
 
     assert asyncio.run(work()) == "b"
+
+
+def test_one_that_does_not_say_what_it_has_is_told_so_and_looked_after(caplog):
+    async def work():
+        async with Played(["a", "b"]) as fleet:
+            fleet.wrong["a"] = "no version"
+            await fleet.give("v1", check=True)
+            assert (await fleet.ask({}))["url"] == "b"
+            await asyncio.sleep(0.1)
+            fleet.wrong.clear()
+            async with asyncio.timeout(10):
+                while not fleet.servers[0].serves:
+                    await asyncio.sleep(0.01)
+
+    asyncio.run(work())
+    assert "a does not say its version; start `hone serve` of this release" in caplog.text
 
 
 def test_where_all_refuse_it_is_told_at_once():

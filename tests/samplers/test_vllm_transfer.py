@@ -2,9 +2,12 @@
 
 import asyncio
 import json
+import os
+import socket
 import subprocess
 import sys
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,8 +20,9 @@ from hone.samplers import vllm_fleet, vllm_parcel, vllm_senders
 from hone.samplers.vllm_broadcast import Broadcast
 from hone.samplers.vllm_compat import HEALTH, WEIGHTS
 from hone.samplers.vllm_fleet import Fleet
-from hone.samplers.vllm_meeting import Meeting, address
+from hone.samplers.vllm_meeting import Meeting, _kept, address
 from hone.samplers.vllm_parcel import Damaged, Parcel, arriving, unpacked
+from hone.samplers.vllm_peer import Failure
 from hone.samplers.vllm_senders import Direct
 from hone.samplers.vllm_server import VLLMServers
 from hone.samplers.vllm_worker import TakesWeights
@@ -140,6 +144,44 @@ def test_a_reason_to_give_up_reaches_who_waits(opened, met):
         del channel
 
 
+@pytest.mark.parametrize("limit", [30.0, None])
+def test_while_a_group_connects_a_reason_to_give_up_is_heard(opened, limit):
+    """One of three has come and connects to nobody."""
+    meeting = opened(3, limit=limit)
+    meeting.count("here", 1)
+    with ThreadPoolExecutor(2) as workers:
+        others = [
+            workers.submit(lambda: Broadcast(Meeting.joined(meeting.told), 1, "gloo", CPU)),
+            workers.submit(lambda: Broadcast(meeting, 0, "gloo", CPU)),
+        ]
+        while meeting.count("here") < 3:
+            time.sleep(0.01)
+        time.sleep(0.2)
+        meeting.give_up("the third is stuck")
+        began = time.monotonic()
+        for other in others:
+            with pytest.raises(ConnectionError, match=r"connecting trainer and servers was .*the third is stuck"):
+                other.result(10)
+        assert time.monotonic() - began < 3
+
+
+def test_who_gives_up_behind_the_end_is_not_heard_and_has_no_error():
+    meeting = Meeting.opened("127.0.0.1", 0, 2, 1.0)
+    meeting.close()
+    meeting.give_up("too late")
+
+
+def test_a_store_that_does_not_come_up_leaves_no_socket():
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        file, port = listening.fileno(), listening.getsockname()[1]
+        with pytest.raises(ConnectionError, match="the store of a transfer"):
+            _kept(listening, "127.0.0.1", port ^ 1)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(file)
+
+
 def test_a_trainer_that_is_gone_is_not_waited_for(opened):
     meeting = opened(3)
     with ThreadPoolExecutor(1) as workers:
@@ -208,7 +250,7 @@ class Hosted(Fleet):
     def __init__(self, sizes, sender):
         super().__init__(list(sizes), 10.0, sender)
         self.workers = {url: [Worker(place, of) for place in range(of)] for url, of in sizes.items()}
-        self.has, self.down, self.posts = dict.fromkeys(sizes, "none"), set(), []
+        self.has, self.down, self.hung, self.posts = dict.fromkeys(sizes, "none"), set(), set(), []
 
     async def __aenter__(self):
         self._watches = [asyncio.ensure_future(self._watch(server)) for server in self.servers]
@@ -230,11 +272,19 @@ class Hosted(Fleet):
             return {"version": self.has[url], "longest": 100, **more}
         meeting = json.loads(json.dumps(body["meeting"]))
         self.posts.append((url, meeting["size"]))
+        if url in self.hung:
+            try:
+                await asyncio.wait_for(asyncio.Event().wait(), limit)
+            except TimeoutError:
+                raise OSError("no answer") from None
         jobs = (asyncio.to_thread(worker.receive_weights, meeting, body["check"]) for worker in self.workers[url])
-        reports = await asyncio.gather(*jobs)
-        if failed := next((report["failed"] for report in reports if report["failed"]), None):
-            raise OSError(failed)
-        if not (wrong := [report for report in reports if report["unlike"]]):
+        reports = await asyncio.gather(*jobs, return_exceptions=True)  # vLLM waits for all as well
+        if broken := next((report for report in reports if isinstance(report, Exception)), None):
+            raise Failure(str(broken))
+        wrong = [report for report in reports if report["unlike"]]
+        if not wrong and (failed := next((report["failed"] for report in reports if report["failed"]), None)):
+            raise Failure(failed)
+        if not wrong:
             self.has[url] = body["version"]
         return (wrong or reports)[0]
 
@@ -245,11 +295,11 @@ def quick(monkeypatch):
     monkeypatch.setattr(vllm_fleet, "FIRST", 0.05)
 
 
-def give(sizes, steps, weights=None):
-    """``await steps(fleet)`` with a fleet that was given weights, which is then looked at."""
+def give(sizes, steps, limit=10.0):
+    """``await steps(fleet, sender)`` with a fleet, which is then looked at."""
 
     async def work():
-        sender = Direct("collective", "127.0.0.1", 10.0)
+        sender = Direct("collective", "127.0.0.1", limit)
         async with Hosted(sizes, sender) as fleet:
             await steps(fleet, sender)
             return fleet
@@ -312,15 +362,95 @@ def test_one_that_fails_in_the_middle_does_not_keep_the_others_from_theirs(small
         fleet.workers["b"][1].reload_weights = breaks
         began = time.monotonic()
         await fleet.give(sender.put(some_weights().items(), 0), check=True)
+        await until(lambda: fleet.servers[0].serves and fleet.servers[2].serves)
         assert time.monotonic() - began < 8  # and not the limit of 10
-        assert [server.serves for server in fleet.servers] == [True, False, True]
+        await until(lambda: "out of memory" in fleet.servers[1].why)
+        assert not fleet.servers[1].serves
         for url in ("a", "c"):
             same(fleet.workers[url][0].held, some_weights())
-        assert "out of memory" in fleet.servers[1].why
 
     posts = give({"a": 1, "b": 2, "c": 1}, steps).posts
     assert posts[:3] == [("a", 5), ("b", 5), ("c", 5)]
     assert {("a", 2), ("c", 2)} <= set(posts[3:])
+
+
+def test_one_that_hangs_keeps_the_others_waiting_once(small, quick, monkeypatch):
+    """Afterwards it is given weights by itself, behind the others, and not for longer than there are no newer ones."""
+    monkeypatch.setattr(vllm_fleet, "GRACE", 0.1)
+
+    async def steps(fleet, sender):
+        a, hung, c = fleet.servers
+        fleet.patience = 2.0
+        fleet.hung.add("hung")
+        await fleet.give(sender.put(some_weights(0).items(), 0), check=False)
+        await until(lambda: a.serves and c.serves)
+        for seed in (1, 2):
+            await until(lambda: fleet.posts[-1] == ("hung", 2))  # which holds the turn
+            fleet.posts.clear()
+            began = time.monotonic()
+            await fleet.give(sender.put(some_weights(seed).items(), seed), check=False)
+            assert time.monotonic() - began < 1.5
+            assert a.serves
+            assert c.serves
+            assert sorted(fleet.posts[:2]) == [("a", 3), ("c", 3)]
+        fleet.hung.clear()
+        await until(lambda: hung.serves)
+        same(fleet.workers["hung"][0].held, some_weights(2))
+        fleet.posts.clear()
+        await fleet.give(sender.put(some_weights(3).items(), 3), check=False)
+        assert sorted(fleet.posts) == [("a", 4), ("c", 4), ("hung", 4)]  # all are sound again
+
+    give({"a": 1, "hung": 1, "c": 1}, steps, limit=2.0)
+
+
+def test_who_was_given_weights_in_vain_most_often_comes_last(small, quick):
+    async def steps(fleet, sender):
+        for server, vain in zip(fleet.servers, (3, 1, 2), strict=True):
+            server.vain = vain
+        await fleet.give(sender.put(some_weights().items(), 0), check=False)
+        await until(lambda: all(server.serves for server in fleet.servers))
+        assert [server.vain for server in fleet.servers] == [0, 0, 0]
+
+    assert give({"a": 1, "b": 1, "c": 1}, steps).posts == [("b", 2), ("c", 2), ("a", 2)]
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("no room"), ValueError("a handle"), OSError("gone")])
+def test_whatever_fails_in_a_worker_vllm_comes_to_its_end(error):
+    def breaks():
+        yield "a", torch.ones(2)
+        raise error
+
+    worker, told = Worker(), []
+    report = worker._take(breaks(), True, told.append)
+    assert list(worker.held) == ["a"]  # `reload_weights` returned
+    assert report == {"unlike": [], "compared": 0, "failed": f"{type(error).__name__}: {error}"}
+    assert told == [report["failed"]]
+
+
+def test_a_late_server_is_not_given_other_weights_under_the_name_of_those_before(small):
+    async def work():
+        sender = Direct("collective", "127.0.0.1", 5.0)
+        before = sender.put(some_weights(0).items(), 0)
+        sender.put(some_weights(1).items(), 1)
+        async with sender.delivery(before, [{"workers": 1, "device": "cpu"}]):
+            pass
+
+    with pytest.raises(OSError, match="other weights to give"):
+        asyncio.run(work())
+
+
+def test_there_is_one_copy_of_the_weights_and_not_two(monkeypatch):
+    sender = Direct("collective", "127.0.0.1", 5.0)
+    sender.put(some_weights(0).items(), 0)
+    before = weakref.ref(sender._parcel)
+    pack = Parcel.pack
+
+    def packing(weights):
+        assert before() is None
+        return pack(weights)
+
+    monkeypatch.setattr(vllm_senders.Parcel, "pack", packing)
+    sender.put(some_weights(1).items(), 1)
 
 
 def test_damage_on_the_way_is_told_with_what_it_hit(small, quick):
@@ -386,7 +516,11 @@ def test_memory_of_a_gpu_wants_a_policy_on_one():
         ({"transfer": "collective", "urls": ["http://gpu:80"]}, "meet: http://gpu:80 cannot come to 127.0.0.1; set"),
         ({"transfer": "collective", "meet": "here:port"}, "meet: should be the trainer's address .*, not 'here:port'"),
         ({"transfer": "collective", "meet": "0.0.0.0"}, "meet: should be the trainer's address"),
+        ({"transfer": "collective", "meet": "[::1]:port"}, "meet: should be the trainer's address"),
+        ({"transfer": "collective", "meet": "[::1"}, "meet: should be the trainer's address"),
+        ({"transfer": "collective", "meet": "1:2:3"}, "meet: should be the trainer's address"),
         ({"transfer": "mail"}, "'folder', 'collective' or 'ipc'"),
+        ({"engine": {"data_parallel_size": 2}}, "engine.data_parallel_size: 2: start as many servers instead"),
     ],
 )  # fmt: skip
 def test_what_does_not_go_together_is_refused_with_its_name(settings, told):
@@ -395,9 +529,17 @@ def test_what_does_not_go_together_is_refused_with_its_name(settings, told):
 
 
 def test_what_goes_together_is_taken():
-    assert VLLMServers(exchange="/x", urls=["http://gpu7:8000"]).transfer == "folder"
-    assert VLLMServers().transfer == "collective"
+    assert VLLMServers(exchange="/x", urls=["http://gpu7:8000"]).way == "folder"
+    assert VLLMServers().way == "collective"
     VLLMServers(transfer="collective", meet="10.0.0.1:7000", urls=["http://gpu7:8000"])
     assert address("10.0.0.1:7000") == ("10.0.0.1", 7000)
     assert address("trainer") == ("trainer", 0)
     assert address("::1") == ("::1", 0)
+    assert address("[::1]") == ("::1", 0)
+    assert address("[::1]:7000") == ("::1", 7000)
+
+
+def test_what_follows_from_the_settings_is_not_written_into_them():
+    """A run that is resumed with an ``exchange`` is not one that asked for another way."""
+    assert VLLMServers().transfer is None
+    assert VLLMServers(exchange="/x").transfer is None

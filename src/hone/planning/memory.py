@@ -163,7 +163,7 @@ class Memory:
         if self._engine and moments and not (self.hardware.gpu and not self.ahead):
             held["engine"] = self._engine
         host: dict[str, float] = {}
-        if moments and getattr(self.config.sampler, "transfer", "folder") != "folder":  # for servers that come late
+        if moments and getattr(self.config.sampler, "way", "folder") != "folder":  # for servers that come late
             (host if self.hardware.gpu else held)["copy for servers"] = shape.held
         masters = {"moments": shape.trained * MOMENTS / parts} if moments else {}
         if self.masters:

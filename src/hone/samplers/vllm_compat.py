@@ -41,8 +41,8 @@ GENERATE, HEALTH, WEIGHTS = "/inference/v1/generate", "/health", "/inference/hon
 """Paths of a server: tokens to tokens; whether the engine lives; hone's own, in ``vllm_endpoints.py``."""
 SERVER = "vllm.entrypoints.launchers.api_server.entry"
 """The module that is a server; the command `vllm` does not start in the CPU build."""
-TRANSFER, EXCHANGE, KEY = "HONE_TRANSFER", "HONE_EXCHANGE", "HONE_API_KEY"
-"""Environment: how a server's weights come, and in which folder; the key that servers ask for."""
+TRANSFER, EXCHANGE, KEY, SCRATCH = "HONE_TRANSFER", "HONE_EXCHANGE", "HONE_API_KEY", "HONE_SCRATCH"
+"""Environment: how a server's weights come, and in which folder; the key that they ask for; what to remove at the end."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,7 +229,7 @@ def serving(
     Args:
         folder: With a model's configuration and tokenizer.
         arguments: Of vLLM's ``EngineArgs``.
-        taking: ``TRANSFER`` and, where weights come in a folder, ``EXCHANGE``.
+        taking: ``TRANSFER``, and ``EXCHANGE`` where weights come in a folder, else ``SCRATCH``.
         host: To bind to.
         port: Likewise.
     """

@@ -5,14 +5,16 @@ for: from one folder alone, by their name in it, or from a trainer's meeting, wh
 """
 
 import asyncio
+import atexit
 import logging
 import os
+import shutil
 from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, FastAPI, HTTPException, Request
 
-from hone.samplers.vllm_compat import EXCHANGE, TRANSFER, WEIGHTS, workers
+from hone.samplers.vllm_compat import EXCHANGE, SCRATCH, TRANSFER, WEIGHTS, workers
 
 log = logging.getLogger("vllm.hone")
 
@@ -33,6 +35,8 @@ class Endpoints:
     async def init_state(self, engine: Any, state: Any, arguments: Any) -> None:
         """Begin with weights of no version: those that the server was started with are not a trainer's."""
         state.hone_taking = asyncio.Lock()
+        if scratch := os.environ.get(SCRATCH):
+            atexit.register(shutil.rmtree, scratch, ignore_errors=True)
         await engine.update_weight_version(NONE)
 
 
@@ -66,11 +70,11 @@ async def take(
         try:
             await engine.update_weight_version(NONE)  # until they are whole
             reports = await engine.collective_rpc(method, args=(source, check))
-            if failed := next(filter(None, (report["failed"] for report in reports)), None):
+            wrong = [report for report in reports if report["unlike"]]  # for which the others may have failed
+            if not wrong and (failed := next(filter(None, (report["failed"] for report in reports)), None)):
                 raise HTTPException(503, f"the weights did not arrive: {failed}")
             if not await engine.reset_prefix_cache():
                 raise HTTPException(500, "vLLM did not clear its prefix cache, which is of earlier weights")
-            wrong = [report for report in reports if report["unlike"]]
             if not wrong:  # else they stay of no version
                 await engine.update_weight_version(version)
         finally:

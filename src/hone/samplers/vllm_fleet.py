@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 from collections.abc import Coroutine, Mapping, Sequence
-from contextlib import AsyncExitStack
 from typing import Any
 
 from hone.samplers.vllm_compat import GENERATE, HEALTH, KEY, WEIGHTS
@@ -19,6 +18,8 @@ FIRST, MOST = 0.5, 15.0
 """Seconds before the first further try at a lost server, doubled each time, and the most."""
 PULSE = 5.0
 """Seconds between looks at a server's health, and for its answer."""
+GRACE = 5.0
+"""Seconds after ``patience`` for a server to say itself why it has not taken weights."""
 TRIES = 5
 """How often a request may fail on servers that are there: then it is the request, or all of them."""
 
@@ -58,26 +59,45 @@ class Fleet:
         self._closed = RuntimeError("sampler: it was closed while this sequence was under way")
         for watch in self._watches:
             watch.cancel()
+        await self.withdraw()
         for server in self.servers:
             server.serves = False
         self._news.set()
         await self._session.close()
 
     async def give(self, version: str, check: bool) -> None:
-        """Have every server take the weights of this name; at least one has to, the others get them when they return.
+        """Have every server take the weights of this name; at least one has to, the others get them when they can.
 
-        Who does not give any waits for one that has them.
+        Those that took the last are given these together. Who did not may keep others waiting: it takes them by itself
+        meanwhile, and so does each of several that failed together, for the fault may be one's alone. Who does not give
+        any waits for one that has them.
 
         Raises:
             TimeoutError: If there is none to take them for as long as ``patience``.
             PermissionError: If no server serves, for one does not take the key.
             RuntimeError: If no server serves, for one holds others than it was sent.
         """
+        await self.withdraw()
         self.version, self._check = version, check
         for server in self.servers:
             server.serves, server.refused = False, None
-        await self._return(self.servers)
+        together = [server for server in self.servers if not server.vain]
+        task = asyncio.ensure_future(self._take(together))
+        for server in together:
+            server.taking = task
+        await task
+        for server in sorted(self.servers, key=lambda server: server.vain):  # they may have to queue
+            if not server.serves and not server.refused:
+                self._alone(server)
         await self._anyone()
+
+    async def withdraw(self) -> None:
+        """Give no weights any more, for there are others soon."""
+        self.version = ""
+        taking = {server.taking for server in self.servers if server.taking}
+        for task in taking:
+            task.cancel()
+        await asyncio.gather(*taking, return_exceptions=True)
 
     async def ask(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
         """One answer to a request by the weights of now, from whoever is the least busy; a lost server's is not taken.
@@ -158,22 +178,28 @@ class Fleet:
                 if server.serves:
                     await self._json(server, "GET", HEALTH, limit=PULSE)
                 elif self.version:
-                    await self._return([server])
-            except OSError as error:
+                    await asyncio.wait([self._alone(server)])
+            except Exception as error:
                 server.lose(f"its health: {type(error).__name__}: {error}")
 
-    async def _return(self, servers: Sequence[Server]) -> None:
-        """Have servers serve again; who looks after one and who gives weights may both want it."""
-        async with AsyncExitStack() as held:
-            for server in servers:
-                await held.enter_async_context(server.taking)
-            failed = await self._take([server for server in servers if not server.serves])
-            if len(servers) > 1 and self.sender is not None and self.sender.together:  # it may be one's alone
-                await asyncio.gather(*(self._take([server]) for server in failed if not server.refused))
+    def _alone(self, server: Server) -> asyncio.Task[None]:
+        """Have one server serve again, unless that is under way."""
 
-    async def _take(self, servers: Sequence[Server]) -> list[Server]:
-        """Give servers the weights of now, if they answer and have others; those that failed while they took them."""
-        wanted, failed = self.version, []
+        async def take() -> None:
+            try:
+                await self._take([server])
+            except Exception as error:
+                if server.why != (why := f"{type(error).__name__}: {error}"):
+                    log.warning("sampler: the server %s cannot be given weights: %s", server.url, why)
+                server.why = why
+
+        if server.taking is None or server.taking.done():
+            server.taking = asyncio.ensure_future(take())
+        return server.taking
+
+    async def _take(self, servers: Sequence[Server]) -> None:
+        """Give servers the weights of now, if they answer and have others."""
+        wanted = self.version
         states = await asyncio.gather(*(self._tried(server, self._look(server, wanted)) for server in servers))
         lacking = []
         for server, state in zip(servers, states, strict=True):
@@ -182,22 +208,22 @@ class Fleet:
             elif state:
                 lacking.append((server, state))
         if not lacking:
-            return []
-        async with self.sender.delivery([state for _, state in lacking]) as (parts, fail):
+            return
+        async with self.sender.delivery(wanted, [state for _, state in lacking]) as (parts, fail):
 
             async def one(server: Server, state: Mapping[str, Any], part: Mapping[str, Any]) -> None:
                 body = {"version": wanted, "check": self._check, **part}
                 if await self._tried(server, self._post(server, body)):
                     self._serve(server, state, wanted)
                 else:
-                    failed.append(server)
                     fail(f"{server.url}: {server.why}")
 
+            for server, _ in lacking:
+                server.vain += 1
             await asyncio.gather(*(one(*each, part) for each, part in zip(lacking, parts, strict=True)))
-        return failed
 
     def _serve(self, server: Server, state: Mapping[str, Any], wanted: str) -> None:
-        server.refused, server.longest = None, state["longest"]
+        server.refused, server.longest, server.vain = None, state["longest"], 0
         server.serves = wanted == self.version
         if server.serves:
             self._news.set()
@@ -205,6 +231,8 @@ class Fleet:
     async def _look(self, server: Server, wanted: str) -> Mapping[str, Any]:
         """What a server says of itself."""
         state = await self._json(server, "GET", WEIGHTS, limit=PULSE)
+        more = ("workers", "device") if self.sender and self.sender.together else ()
+        server.says(state, "version", "longest", *more)
         if self.sender is None and state["version"] != wanted:
             raise OSError("it has not taken the weights of now yet")
         own, other = self.sender and self.sender.transfer, state.get("transfer", "folder")
@@ -213,7 +241,9 @@ class Fleet:
         return state
 
     async def _post(self, server: Server, body: Mapping[str, Any]) -> Mapping[str, Any]:
-        report = await self._json(server, "POST", WEIGHTS, body, limit=self.patience)
+        limit = None if self.patience is None else self.patience + GRACE
+        report = await self._json(server, "POST", WEIGHTS, body, limit=limit)
+        server.says(report, "unlike", "compared")
         if report["unlike"]:
             some = f"{len(report['unlike'])} of {report['compared']} weights, such as {report['unlike'][0]}"
             raise RuntimeError(f"sampler: {some}, in {server.url} are not those it was sent")
@@ -223,13 +253,15 @@ class Fleet:
         """What a server answers; if that is an error, nothing, and the server has it."""
         try:
             return await work
-        except (PermissionError, ValueError, RuntimeError) as error:
+        except Exception as error:
+            if isinstance(error, OSError) and not isinstance(error, PermissionError):
+                server.why = f"{type(error).__name__}: {error}"
+                server.vain += not isinstance(error, Failure)
+                return None
             if server.why != str(error):
                 log.warning("sampler: the server %s is left out: %s", server.url, error)
-            server.refused, server.why = error, str(error)
+            server.refused, server.why, server.vain = error, str(error), 0
             self._news.set()
-        except OSError as error:
-            server.why = f"{type(error).__name__}: {error}"
         return None
 
     async def _json(

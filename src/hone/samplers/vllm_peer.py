@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,7 +31,8 @@ class Server:
         failures: Requests that failed since one did not.
         failing: The last of them, if for that it is lost.
         posts: Requests under way.
-        taking: Held by who gives it weights.
+        taking: What gives it weights, or did.
+        vain: How often that was begun, or it did not answer, since it last served.
     """
 
     url: str
@@ -41,7 +43,17 @@ class Server:
     failures: int = 0
     failing: Failure | None = None
     posts: set[asyncio.Task[Any]] = field(default_factory=set)
-    taking: asyncio.Lock = field(default_factory=asyncio.Lock)
+    taking: asyncio.Task[None] | None = None
+    vain: int = 0
+
+    def says(self, answer: Any, *names: str) -> None:
+        """Go no further with what is no server of ours, or is of another release.
+
+        Raises:
+            ValueError: If one of these is not in its answer.
+        """
+        if lacking := [name for name in names if not isinstance(answer, Mapping) or name not in answer]:
+            raise ValueError(f"sampler: {self.url} does not say its {lacking[0]}; start `hone serve` of this release")
 
     def lose(self, why: str) -> None:
         """Give its requests back to those who wait, to ask another."""

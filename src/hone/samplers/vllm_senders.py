@@ -44,8 +44,13 @@ class Sender(Protocol):
     def settled(self) -> None:
         """Those before are not wanted any more."""
 
-    def delivery(self, servers: Sequence[Mapping[str, Any]]) -> AbstractAsyncContextManager[Delivery]:
-        """Give the weights of now to servers, by what they said of themselves, while they are asked to take them."""
+    def delivery(self, name: str, servers: Sequence[Mapping[str, Any]]) -> AbstractAsyncContextManager[Delivery]:
+        """Give the weights of now, which have this name, to servers, while they are asked to take them.
+
+        Args:
+            name: Which ``put`` gave; OSError if there are others by now.
+            servers: What they said of themselves.
+        """
 
     def close(self) -> None:
         """Leave nothing behind."""
@@ -82,7 +87,7 @@ class Folder:
         self._before = None
 
     @asynccontextmanager
-    async def delivery(self, servers: Sequence[Mapping[str, Any]]) -> AsyncIterator[Delivery]:
+    async def delivery(self, name: str, servers: Sequence[Mapping[str, Any]]) -> AsyncIterator[Delivery]:
         """They find it by its name."""
         yield [{} for _ in servers], lambda why: None
 
@@ -112,6 +117,7 @@ class Direct:
         self.transfer, self._limit = transfer, limit
         self._host, self._port = address(meet)
         self._parcel: Parcel | None = None
+        self._name = ""
         self._turn = asyncio.Lock()
 
     def put(self, weights: Iterable[tuple[str, Tensor]], version: int) -> str:
@@ -120,23 +126,26 @@ class Direct:
         Raises:
             ValueError: If they are not where this way begins.
         """
+        self._parcel = None  # so that there is one copy, not two
         parcel = Parcel.pack(_once(weights))
         if self.transfer == "ipc" and parcel.device.type != "cuda":
             raise ValueError(
                 f"sampler.vllm_server.transfer: ipc goes through a GPU's memory, and the policy is on {parcel.device}; "
                 "take collective or folder"
             )
-        self._parcel = parcel
-        return _named(version)
+        self._parcel, self._name = parcel, _named(version)
+        return self._name
 
     def settled(self) -> None:
         """There is but one copy."""
 
     @asynccontextmanager
-    async def delivery(self, servers: Sequence[Mapping[str, Any]]) -> AsyncIterator[Delivery]:
+    async def delivery(self, name: str, servers: Sequence[Mapping[str, Any]]) -> AsyncIterator[Delivery]:
         """Send to all workers of these servers, from a thread."""
         async with self._turn:
             parcel = self._parcel
+            if parcel is None or self._name != name:
+                raise OSError("there are other weights to give by now")
             first = list(accumulate([server["workers"] for server in servers], initial=1))
             meeting = Meeting.opened(self._host, self._port, first[-1], self._limit)
             kinds = {parcel.device.type, *(server["device"] for server in servers)}
@@ -181,9 +190,11 @@ def _aside(work: Callable[[], None]) -> asyncio.Event:
     done, loop = asyncio.Event(), asyncio.get_running_loop()
 
     def run() -> None:
-        work()
-        with suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(done.set)
+        try:
+            work()
+        finally:
+            with suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(done.set)
 
     threading.Thread(target=run, name="hone-weights", daemon=True).start()
     return done

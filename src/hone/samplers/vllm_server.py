@@ -66,17 +66,24 @@ class VLLMServers(VLLMSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.transfer is None:
-            self.transfer = "collective" if self.exchange is None else "folder"
-        if self.transfer == "folder":
+        if (several := self.engine.get("data_parallel_size", 1)) != 1:  # vLLM tells only what the first of them says
+            raise ValueError(
+                f"engine.data_parallel_size: {several}: start as many servers instead, and name them in urls"
+            )
+        if self.way == "folder":
             if self.exchange is None:
                 raise ValueError("exchange: name a folder that trainer and servers share, or set transfer: collective")
             if self.meet is not None:
                 raise ValueError("meet: is of transfer: collective; weights go through the folder exchange")
         elif self.exchange is not None:
-            raise ValueError(f"exchange: is of transfer: folder; leave it out, {self.transfer} needs none")
+            raise ValueError(f"exchange: is of transfer: folder; leave it out, {self.way} needs none")
         else:
             self._refuse_place(self.meet or LOOPBACK)
+
+    @property
+    def way(self) -> str:
+        """``transfer``, or what it is by itself."""
+        return self.transfer or ("collective" if self.exchange is None else "folder")
 
     def _refuse_place(self, meet: str) -> None:
         try:
@@ -84,7 +91,7 @@ class VLLMServers(VLLMSettings):
         except ValueError as error:
             raise ValueError(f"meet: {error}") from None
         far = next((url for url in self.urls if not is_loopback(urlsplit(url).hostname or "")), None)
-        if far and is_loopback(host) and self.transfer == "collective":
+        if far and is_loopback(host) and self.way == "collective":
             raise ValueError(f"meet: {far} cannot come to {host}; set the trainer's address as servers reach it")
 
     def sync(self, policy: Any) -> None:
@@ -123,6 +130,7 @@ class VLLMServers(VLLMSettings):
             processor.bind(self.renderer)
         if not self._gives:
             return ""
+        self._call(self._fleet.withdraw(), "ending what is given to late servers")
         return self._sender.put(policy.weights(), policy.version)
 
     def _give(self, name: str) -> None:
@@ -136,8 +144,8 @@ class VLLMServers(VLLMSettings):
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="hone-servers", daemon=True).start()
         if self._gives:
-            direct = self.transfer != "folder"
-            way = Direct(self.transfer, self.meet or LOOPBACK, self.patience) if direct else Folder(self.exchange)
+            direct = self.way != "folder"
+            way = Direct(self.way, self.meet or LOOPBACK, self.patience) if direct else Folder(self.exchange)
             self._sender = way
 
         async def fleet() -> Fleet:
