@@ -20,8 +20,8 @@ def arrived(transfer, weights, device):
 
     async def work():
         sender = Direct(transfer, "127.0.0.1", 60.0)
-        sender.put(weights.items(), 0)
-        async with sender.delivery([{"workers": 1, "device": "cuda"}]) as (parts, _):
+        name = sender.put(weights.items(), 0)
+        async with sender.delivery(name, [{"workers": 1, "device": "cuda"}]) as (parts, _):
             told = json.dumps(parts[0]["meeting"])
             worker = await asyncio.create_subprocess_exec(
                 sys.executable, str(WORKER), told, "1", device, stdout=asyncio.subprocess.PIPE

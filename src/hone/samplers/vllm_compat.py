@@ -42,7 +42,7 @@ GENERATE, HEALTH, WEIGHTS = "/inference/v1/generate", "/health", "/inference/hon
 SERVER = "vllm.entrypoints.launchers.api_server.entry"
 """The module that is a server; the command `vllm` does not start in the CPU build."""
 TRANSFER, EXCHANGE, KEY, SCRATCH = "HONE_TRANSFER", "HONE_EXCHANGE", "HONE_API_KEY", "HONE_SCRATCH"
-"""Environment: how a server's weights come, and in which folder; the key that they ask for; what to remove at the end."""
+"""Environment: how a server's weights come, and in which folder; the key that they ask for; what to remove then."""
 
 
 @dataclasses.dataclass(frozen=True)
