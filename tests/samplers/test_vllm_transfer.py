@@ -165,6 +165,11 @@ def test_while_a_group_connects_a_reason_to_give_up_is_heard(opened, limit):
         assert time.monotonic() - began < 3
 
 
+def test_who_comes_when_there_is_another_meeting_at_that_place_does_not_stay(opened):
+    with pytest.raises(ConnectionError, match="it has another meeting by now"):
+        Meeting.joined(opened(2).told | {"name": "of before"})
+
+
 def test_who_gives_up_behind_the_end_is_not_heard_and_has_no_error():
     meeting = Meeting.opened("127.0.0.1", 0, 2, 1.0)
     meeting.close()

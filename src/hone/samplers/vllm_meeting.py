@@ -67,20 +67,25 @@ class Meeting:
         except OSError as error:
             raise OSError(f"sampler.vllm_server.meet: cannot listen at {host}:{port}: {error}") from None
         told = {"host": host, "port": port, "name": secrets.token_hex(16), "size": size, "limit": limit}
-        return cls(store, told, time.monotonic())
+        meeting = cls(store, told, time.monotonic())
+        meeting.count("open", 1)
+        return meeting
 
     @classmethod
     def joined(cls, told: dict[str, Any]) -> Meeting:
         """As a worker, by what the trainer told.
 
         Raises:
-            OSError: If it cannot be reached.
+            OSError: If it cannot be reached, or has another meeting there by now.
         """
         began, limit = time.monotonic(), told["limit"]
         span = REACH if limit is None else min(REACH, timedelta(seconds=limit))
         with lost(f"the trainer at {told['host']}:{told['port']}"):
             store = TCPStore(told["host"], told["port"], is_master=False, wait_for_workers=False, timeout=span)
-        return cls(store, told, began)
+        meeting = cls(store, told, began)
+        if not meeting.count("open"):
+            raise ConnectionError("the trainer waits no longer: it has another meeting by now")
+        return meeting
 
     @property
     def left(self) -> timedelta:
