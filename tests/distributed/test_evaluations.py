@@ -121,7 +121,7 @@ def test_torchrun(config, trained, alone, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", ["mine", "score"])
+@pytest.mark.parametrize("command", ["check", "score"])
 def test_torchrun_and_what_runs_in_one_process(command, config):
     done = launched("torchrun", command, config())
     assert done.returncode != 0
