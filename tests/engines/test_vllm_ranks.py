@@ -4,15 +4,10 @@ import os
 from pathlib import Path
 
 import joined
-import loop_parts as parts
 import pytest
 import torch
-import yaml
-from engine_parts import ENGINE, WIDE
+from engine_parts import ENGINE, WIDE, train_as_one
 from launchers import launched
-
-import hone
-from hone import checkpoint
 
 pytestmark = pytest.mark.vllm
 
@@ -62,27 +57,5 @@ def test_an_engine_that_does_not_start_ends_the_others(two):
 
 @pytest.mark.parametrize(("engine", "lag"), [("ddp", 0), ("fsdp", 0), ("fsdp", 1)])
 def test_several_processes_train_as_one(tiny_folder, tmp_path, engine, lag):
-    settings = {"steps": 4, "prompts": 4, "siblings": 4, "hooks": [{"guard": {"every": 2}}], "gate": "everything"}
-    settings |= {"sampler": {"vllm": {"engine": ENGINE}}, "engine": engine, "checkpoint": {"every": 1}}
-    settings |= {"tasks": "loop_parts:Letters", "verifier": "loop_parts:low", "max_staleness": lag}
-    found = []
-    for several in (False, True):
-        made = parts.settings(tiny_folder("llama", **WIDE), tmp_path / f"{several}", **settings)
-        (tmp_path / "config.yaml").write_text(yaml.safe_dump(made))
-        if several:
-            done = launched("torchrun", "train", str(tmp_path / "config.yaml"), timeout=500)
-            assert done.returncode == 0, done.stderr[-3000:]
-            found.append(hone.Run(made["folder"]))
-        else:
-            found.append(hone.Trainer(hone.load_config(tmp_path / "config.yaml")).fit())
-    for each in found:
-        assert {row["step"]: row["version"] for row in each.rollouts} == {s: max(0, s - 1 - lag) for s in range(1, 5)}
-        gaps = [row["mismatch/max"] for row in each.metrics if "mismatch/max" in row]
-        assert max(gaps[: None if not lag else 1]) < 1e-3
-        assert sum(row["guard/findings"] for row in each.metrics if "guard/findings" in row) == 0
-    fields = ("step", "task", "reward", "segments")
-    played = [[[row[name] for name in fields] for row in each.rollouts] for each in found]
-    assert played[0] == played[1]
-    weights = [checkpoint.load(each.checkpoints[-1])["policy"] for each in found]
-    for name, weight in weights[0].items():
-        torch.testing.assert_close(weight, weights[1][name], rtol=1e-4, atol=1e-5)
+    sampler = {"vllm": {"engine": ENGINE}}
+    train_as_one(tiny_folder("llama", **WIDE), tmp_path, engine=engine, lag=lag, sampler=sampler)

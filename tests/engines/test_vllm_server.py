@@ -3,9 +3,6 @@
 import asyncio
 import os
 import signal
-import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,84 +10,29 @@ import loop_parts as parts
 import pytest
 import torch
 import yaml
-from engine_parts import ENGINE, WIDE, context, run, tokens, worst_gap
+from engine_parts import WIDE, context, run, tokens, train_as_one, worst_gap
 from launchers import launched
+from server_parts import KEY, free_port, started, synced
 
 import hone
-from hone import checkpoint
 from hone.samplers import vllm_fleet
-from hone.samplers.vllm_server import VLLMServers
 from hone.seats import SamplingParams
 
 pytestmark = pytest.mark.vllm
-KEY = "a key"
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-class Servers:
-    """Two servers, each in a process group of its own."""
-
-    def __init__(self, model, folder, **settings):
-        self.folder, self.ports, self.processes = folder, [free_port(), free_port()], {}
-        self.settings = {
-            "urls": [f"http://127.0.0.1:{port}" for port in self.ports], "engine": ENGINE, "context": 512,
-            "patience": 300, **(settings or {"exchange": str(folder / "exchange")}),
-        }  # fmt: skip
-        self.model = model
-        self.write()
-
-    def write(self):
-        config = {
-            "model": {"path": self.model, "dtype": "float32"}, "tasks": "loop_parts:Letters",
-            "verifier": "loop_parts:low", "sampler": {"vllm_server": self.settings},
-        }  # fmt: skip
-        (self.folder / "config.yaml").write_text(yaml.safe_dump(config))
-
-    def start(self, port):
-        command = [sys.executable, "-m", "hone.cli", "serve", str(self.folder / "config.yaml"), "--port", str(port)]
-        tests = str(Path(parts.__file__).parent)
-        environment = {
-            **os.environ, "HONE_API_KEY": KEY, "OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            "PYTHONPATH": os.pathsep.join(filter(None, [tests, os.environ.get("PYTHONPATH")])),
-        }  # fmt: skip
-        with (self.folder / f"{port}.log").open("a") as log:
-            self.processes[port] = subprocess.Popen(
-                command, env=environment, stdout=log, stderr=log, start_new_session=True, cwd=self.folder
-            )
-
-    def kill(self, port):
-        os.killpg(self.processes.pop(port).pid, signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")
 def servers(tiny_folder, tmp_path_factory):
-    made = Servers(tiny_folder("llama", **WIDE), tmp_path_factory.mktemp("servers"))
-    for port in made.ports:
-        made.start(port)
-    yield made
-    for port in list(made.processes):
-        made.kill(port)
+    with started(tiny_folder("llama", **WIDE), tmp_path_factory.mktemp("servers")) as made:
+        yield made
 
 
 @pytest.fixture
 def sampler(servers, monkeypatch):
     """``sampler(policy, **settings)``: synced; it is closed after the test."""
     monkeypatch.setenv("HONE_API_KEY", KEY)
-    opened = []
-
-    def make(policy, **settings):
-        opened.append(VLLMServers(**{**servers.settings, **settings}))
-        opened[-1].sync(policy)
-        return opened[-1]
-
-    yield make
-    for each in opened:
-        each.close()
+    with synced(servers) as make:
+        yield make
 
 
 def test_samples_as_the_policy_has_it(servers, sampler, vllm_policy, score_groups):
@@ -207,30 +149,8 @@ def test_a_run_learns(servers, tiny_folder, tmp_path, monkeypatch, lag):
 def test_several_processes_train_as_one_beside_servers(servers, tiny_folder, tmp_path, monkeypatch, engine, lag):
     """The first gives the servers its weights; each asks for the samples of its share."""
     monkeypatch.setenv("HONE_API_KEY", KEY)
-    settings = {"steps": 4, "prompts": 4, "siblings": 4, "hooks": [{"guard": {"every": 2}}], "gate": "everything"}
-    settings |= {"sampler": {"vllm_server": servers.settings}, "engine": engine, "checkpoint": {"every": 1}}
-    settings |= {"tasks": "loop_parts:Letters", "verifier": "loop_parts:low", "max_staleness": lag}
-    found = []
-    for several in (False, True):
-        made = parts.settings(tiny_folder("llama", **WIDE), tmp_path / f"{several}", **settings)
-        (tmp_path / "config.yaml").write_text(yaml.safe_dump(made))
-        if several:
-            done = launched("torchrun", "train", str(tmp_path / "config.yaml"))
-            assert done.returncode == 0, done.stderr[-3000:]
-            found.append(hone.Run(made["folder"]))
-        else:
-            found.append(hone.Trainer(hone.load_config(tmp_path / "config.yaml")).fit())
-    for each in found:
-        assert {row["step"]: row["version"] for row in each.rollouts} == {s: max(0, s - 1 - lag) for s in range(1, 5)}
-        gaps = [row["mismatch/max"] for row in each.metrics if "mismatch/max" in row]
-        assert max(gaps[: None if not lag else 1]) < 1e-3
-        assert sum(row["guard/findings"] for row in each.metrics if "guard/findings" in row) == 0
-    fields = ("step", "task", "reward", "segments")
-    played = [[[row[name] for name in fields] for row in each.rollouts] for each in found]
-    assert played[0] == played[1]
-    weights = [checkpoint.load(each.checkpoints[-1])["policy"] for each in found]
-    for name, weight in weights[0].items():
-        torch.testing.assert_close(weight, weights[1][name], rtol=1e-4, atol=1e-5)
+    sampler = {"vllm_server": servers.settings}
+    train_as_one(tiny_folder("llama", **WIDE), tmp_path, engine=engine, lag=lag, sampler=sampler)
     kept = [path.name for path in Path(servers.settings["exchange"]).iterdir() if not path.name.startswith("model-")]
     assert not kept  # each trainer took away what it had written
 

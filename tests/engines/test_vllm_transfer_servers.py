@@ -9,12 +9,11 @@ import torch
 import yaml
 from engine_parts import WIDE, context, run, worst_gap
 from launchers import launched
-from test_vllm_server import KEY, Servers
+from server_parts import KEY, Servers, started, synced
 
 import hone
 from hone.samplers import vllm_parcel, vllm_senders
 from hone.samplers.vllm_broadcast import Broadcast
-from hone.samplers.vllm_server import VLLMServers
 from hone.seats import SamplingParams
 
 pytestmark = pytest.mark.vllm
@@ -23,12 +22,8 @@ REQUESTS = [(context(3 + i % 5, seed=i % 5), SamplingParams(seed=i, max_tokens=1
 
 @pytest.fixture(scope="module")
 def servers(tiny_folder, tmp_path_factory):
-    made = Servers(tiny_folder("llama", **WIDE), tmp_path_factory.mktemp("direct"), transfer="collective")
-    for port in made.ports:
-        made.start(port)
-    yield made
-    for port in list(made.processes):
-        made.kill(port)
+    with started(tiny_folder("llama", **WIDE), tmp_path_factory.mktemp("direct"), transfer="collective") as made:
+        yield made
 
 
 @pytest.fixture
@@ -36,16 +31,8 @@ def sampler(servers, monkeypatch):
     """``sampler(policy, **settings)``: synced, by buckets of 4 KiB, which makes many; it is closed after the test."""
     monkeypatch.setenv("HONE_API_KEY", KEY)
     monkeypatch.setattr(vllm_parcel, "SIZE", 4096)
-    opened = []
-
-    def make(policy, **settings):
-        opened.append(VLLMServers(**{**servers.settings, **settings}))
-        opened[-1].sync(policy)
-        return opened[-1]
-
-    yield make
-    for each in opened:
-        each.close()
+    with synced(servers) as make:
+        yield make
 
 
 def move(policy, seed):

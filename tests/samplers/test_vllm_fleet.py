@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from fleet_parts import AtHand
 
 from hone.samplers import vllm_fleet
 from hone.samplers.vllm_compat import GENERATE, HEALTH, WEIGHTS
@@ -11,7 +12,7 @@ from hone.samplers.vllm_peer import FAILURES, Failure
 from hone.samplers.vllm_senders import Folder
 
 
-class Played(Fleet):
+class Played(AtHand):
     """Its servers answer here: each has a version, and what is wrong with it."""
 
     def __init__(self, urls, patience=5.0, slow=0.0, gives=True):
@@ -20,14 +21,6 @@ class Played(Fleet):
         self.has = dict.fromkeys(urls, "none")
         self.wrong, self.down, self.loads, self.asked = {}, set(), [], []
         self.poison = dict.fromkeys(urls, ())
-
-    async def __aenter__(self):
-        self._watches = [asyncio.ensure_future(self._watch(server)) for server in self.servers]
-        return self
-
-    async def __aexit__(self, *_):
-        for watch in self._watches:
-            watch.cancel()
 
     async def _json(self, server, method, path, body=None, limit=None):
         url = server.url

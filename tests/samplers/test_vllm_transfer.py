@@ -14,12 +14,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from fleet_parts import AtHand
 
 import hone
 from hone.samplers import vllm_fleet, vllm_parcel, vllm_senders
 from hone.samplers.vllm_broadcast import Broadcast
 from hone.samplers.vllm_compat import HEALTH, WEIGHTS
-from hone.samplers.vllm_fleet import Fleet
 from hone.samplers.vllm_meeting import Meeting, _kept, address
 from hone.samplers.vllm_parcel import Damaged, Parcel, arriving, unpacked
 from hone.samplers.vllm_peer import Failure
@@ -249,21 +249,13 @@ class Worker(TakesWeights):
         self.held = {name: weight.clone() for name, weight in weights_iterator}
 
 
-class Hosted(Fleet):
+class Hosted(AtHand):
     """Its servers are here: each has workers, and a version."""
 
     def __init__(self, sizes, sender):
         super().__init__(list(sizes), 10.0, sender)
         self.workers = {url: [Worker(place, of) for place in range(of)] for url, of in sizes.items()}
         self.has, self.down, self.hung, self.posts = dict.fromkeys(sizes, "none"), set(), set(), []
-
-    async def __aenter__(self):
-        self._watches = [asyncio.ensure_future(self._watch(server)) for server in self.servers]
-        return self
-
-    async def __aexit__(self, *_):
-        for watch in self._watches:
-            watch.cancel()
 
     async def _json(self, server, method, path, body=None, limit=None):
         url = server.url
